@@ -1,0 +1,1 @@
+"""Tasks written in plain torch."""

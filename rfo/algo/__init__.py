@@ -1,0 +1,1 @@
+"""Algorithms: losses and one update each."""

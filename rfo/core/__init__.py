@@ -1,0 +1,1 @@
+"""The environment contract, the shell around it, and the registry."""

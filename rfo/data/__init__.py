@@ -1,0 +1,1 @@
+"""Windows, returns and replay."""

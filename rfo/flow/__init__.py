@@ -1,0 +1,1 @@
+"""Velocity networks, integrators and matching losses; nothing here knows of reinforcement learning."""

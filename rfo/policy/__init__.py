@@ -1,0 +1,1 @@
+"""Policies, critics, encoders and normalisers."""

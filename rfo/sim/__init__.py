@@ -1,0 +1,1 @@
+"""Differentiable physics in Warp, and the bridge to torch."""

@@ -1,0 +1,111 @@
+"""The one file where Warp meets torch: buffers both can see, and the autograd node of a control step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import warp as wp
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rfo.sim.simulation import Simulation
+
+__all__ = ["Buffer", "constants", "scalar_name", "step", "warp_device"]
+
+wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
+wp.init()
+
+
+def scalar_name(dtype: torch.dtype) -> str:
+    """Name of a simulation's scalar type, "float32" or "float64"."""
+    return {torch.float32: "float32", torch.float64: "float64"}[dtype]
+
+
+def warp_device(device: torch.device) -> Any:
+    """The Warp device that shares memory with a torch device."""
+    return wp.device_from_torch(device)
+
+
+class Buffer:
+    """Memory that torch and Warp both see, allocated once and never moved: captured graphs hold its address.
+
+    Attributes:
+        tensor: Shape [packs, components, lanes].
+        array: The same memory for kernels, shape [packs, components * lanes].
+    """
+
+    def __init__(self, packs: int, components: int, lanes: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.tensor = torch.zeros(packs, components, lanes, dtype=dtype, device=device)
+        self.array: Any = wp.from_torch(self.tensor.view(packs, components * lanes), requires_grad=False)
+
+    def head(self, components: int) -> Buffer:
+        """The first components, in the same memory; kernels go on seeing all."""
+        part = copy(self)
+        part.tensor = self.tensor[:, :components]
+        return part
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory [B]."""
+        return self.tensor.numel() * self.tensor.element_size()
+
+    def load(self, values: Tensor) -> None:
+        """Fills the lanes from [n, ...] values; lanes past n repeat the last environment, which keeps them finite."""
+        packs, components, lanes = self.tensor.shape
+        rows = values.detach().reshape(len(values), components)
+        missing = packs * lanes - len(rows)
+        if missing:
+            rows = torch.cat([rows, rows[-1:].expand(missing, -1)])
+        self.tensor.copy_(rows.reshape(packs, lanes, components).transpose(1, 2))
+
+    def store(self, target: Tensor) -> None:
+        """Writes the lanes into a [n, components] view, ignoring lanes past n."""
+        packs, components, lanes = self.tensor.shape
+        rows = self.tensor.transpose(1, 2)
+        if packs == 1:
+            target.copy_(rows[0, : len(target)])
+        else:
+            target.copy_(rows.reshape(packs * lanes, components)[: len(target)])
+
+
+def constants(values: Mapping[str, npt.NDArray[Any]], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Warp arrays of a model's constants: int32 for integers, the simulation's scalar type for the rest."""
+    arrays = {}
+    for name, value in values.items():
+        integral = np.issubdtype(value.dtype, np.integer)
+        kind = wp.int32 if integral else getattr(wp, scalar_name(dtype))
+        flat = np.ascontiguousarray(value).reshape(-1).astype(np.int32 if integral else scalar_name(dtype))
+        arrays[name] = wp.array(flat, dtype=kind, device=warp_device(device))
+    return arrays
+
+
+class _Step(torch.autograd.Function):
+    """One control step as an autograd node.
+
+    The node keeps a tape (`Simulation.forward`); outputs and gradients are fresh tensors each time, so a second
+    backward pass over a retained graph returns the same values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, simulation: Simulation, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs, ctx.tape = simulation.forward(inputs, keep=any(ctx.needs_input_grad))
+        ctx.simulation = simulation
+        ctx.save_for_backward(*inputs)
+        return outputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.simulation.adjoint(ctx.saved_tensors, bars, ctx.tape))
+
+
+def step(simulation: Simulation, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Advances by one control step, recorded by autograd where an input requires a gradient."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _Step.apply(simulation, *inputs)  # type: ignore[no-any-return,no-untyped-call]
+    return simulation.forward(inputs, keep=False)[0]

@@ -1,0 +1,151 @@
+"""The finite-element engine: substeps of two launches forward and two backward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rfo.sim.bridge import Buffer, constants, scalar_name, warp_device
+from rfo.sim.fem.laws import tetrahedron_law, vertex_law
+from rfo.sim.fem.model import FemModel
+from rfo.sim.kernel import Kernel, lanes_for
+from rfo.sim.simulation import Physics, Simulation, Store, Workspace
+
+__all__ = ["FemEngine"]
+
+
+class FemEngine(Physics):
+    """A soft body over the ground, integrated by semi-implicit Euler.
+
+    Args:
+        model: The body.
+        dt: Substep [s].
+        substeps: Substeps per control step.
+        device: Torch device.
+        dtype: float32 or float64.
+        threads: Cores to use; None for all.
+        store: What a step keeps for its adjoint (`rfo.sim.simulation.Simulation`).
+        capture: Record schedules as graphs.
+    """
+
+    outputs = ("x", "v")
+
+    def __init__(
+        self,
+        model: FemModel,
+        *,
+        dt: float,
+        substeps: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+        store: Store = "auto",
+        capture: bool = True,
+    ) -> None:
+        self.model, self.dt, self.substeps = model, dt, substeps
+        self.device, self.dtype = torch.device(device), dtype
+        vertex_count = len(model.vertices)
+        self.inputs = {"x": (vertex_count, 3), "v": (vertex_count, 3), "muscle": (model.muscle_count,)}
+        name, cuda = scalar_name(dtype), self.device.type == "cuda"
+        self.lanes = lanes_for(name, cuda=cuda)
+        tet = tetrahedron_law(model.energy, model.activation, model.damping)
+        vertex = vertex_law()
+        self.tet = Kernel(tet, name, self.lanes, cuda)
+        self.tet_adjoint = Kernel(tet.adjoint(["x", "v", "muscle"]), name, self.lanes, cuda)
+        self.vertex = Kernel(vertex, name, self.lanes, cuda)
+        self.vertex_adjoint = Kernel(vertex.adjoint(["x", "v", "f"]), name, self.lanes, cuda)
+        self.constants = constants({**model.constants(), "dt": np.array([dt])}, dtype, self.device)
+        self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
+
+    def step(self, x: Tensor, v: Tensor, muscle: Tensor) -> tuple[Tensor, Tensor]:
+        """Advances by one control step of `substeps` substeps.
+
+        Args:
+            x: Vertex positions [m], shape [N, vertex_count, 3].
+            v: Vertex velocities [m/s], shape [N, vertex_count, 3].
+            muscle: Activations, shape [N, muscle_count]; positive ones contract fibres.
+
+        Returns:
+            Positions and velocities after the step.
+        """
+        result = self._simulation.step({"x": x, "v": v, "muscle": muscle})
+        return result["x"], result["v"]
+
+    def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
+        """Allocates the buffers of one control step."""
+        assert scratch is None or isinstance(scratch, _FemWorkspace)
+        return _FemWorkspace(self, packs, scratch, transient)
+
+
+class _FemWorkspace(Workspace):
+    """Positions and velocities before every substep, forces during it, and one set of adjoints."""
+
+    def __init__(self, engine: FemEngine, packs: int, scratch: _FemWorkspace | None, transient: bool) -> None:
+        self._engine, self._packs = engine, packs
+        vertex_count, muscle_count = len(engine.model.vertices), engine.model.muscle_count
+        kept = 1 if transient else engine.substeps
+
+        def buffers(count: int, components: int) -> list[Buffer]:
+            return [Buffer(packs, components, engine.lanes, engine.dtype, engine.device) for _ in range(count)]
+
+        # A transient workspace overwrites one state; a stored one keeps the state before each substep and the last.
+        self._x, self._v = (buffers(kept + (not transient), 3 * vertex_count) for _ in range(2))
+        self._f = buffers(kept, 3 * vertex_count)
+        # One entry more than there are muscles: what drives the passive tetrahedra.
+        muscle = buffers(1, muscle_count + 1)[0]
+        self._muscle = muscle.array
+        self.inputs = {"x": self._x[0], "v": self._v[0], "muscle": muscle.head(muscle_count)}
+        self.outputs = {"x": self._x[-1], "v": self._v[-1]}
+        if scratch is not None:
+            self.bars, self._bars = scratch.bars, scratch._bars
+        elif not transient:
+            sizes = {"x": 3 * vertex_count, "v": 3 * vertex_count, "f": 3 * vertex_count, "muscle": muscle_count + 1}
+            bars = {name: buffers(1, size)[0] for name, size in sizes.items()}
+            self._bars: Mapping[str, Any] = {f"bar_{name}": buffer.array for name, buffer in bars.items()}
+            self.bars = {"x": bars["x"], "v": bars["v"], "muscle": bars["muscle"].head(muscle_count)}
+        self._device = warp_device(engine.device)
+        self._vertices = {"elements": vertex_count, "packs": packs, "device": self._device}
+        self._tets = {"elements": len(engine.model.tets), "packs": packs, "device": self._device}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the stored substeps [B]."""
+        return sum(buffer.nbytes for buffer in (*self._x, *self._v, *self._f))
+
+    def _arrays(self, substep: int) -> dict[str, Any]:
+        """Arrays by the laws' names; in a transient workspace every substep finds the same ones."""
+        before, after = substep % len(self._f), (substep + 1) % len(self._x)
+        return {
+            **self._engine.constants,
+            "x": self._x[before].array,
+            "v": self._v[before].array,
+            "f": self._f[before].array,
+            "x_next": self._x[after].array,
+            "v_next": self._v[after].array,
+            "muscle": self._muscle,
+        }
+
+    def forward(self) -> None:
+        """Launches the substeps."""
+        for substep in range(self._engine.substeps):
+            arrays = self._arrays(substep)
+            arrays["f"].zero_()
+            self._engine.tet.launch(arrays, **self._tets)
+            self._engine.vertex.launch(arrays, **self._vertices)
+
+    def adjoint(self) -> None:
+        """Launches the adjoint substeps, last first.
+
+        The vertex adjoint replaces the adjoints of x and v in place (each vertex reads its own before it writes), and
+        the tetrahedron adjoint adds to them.
+        """
+        in_place = {"bar_x_next": self._bars["bar_x"], "bar_v_next": self._bars["bar_v"]}
+        self._bars["bar_muscle"].zero_()
+        for substep in reversed(range(self._engine.substeps)):
+            arrays = {**self._arrays(substep), **self._bars, **in_place}
+            self._engine.vertex_adjoint.launch(arrays, **self._vertices)
+            self._engine.tet_adjoint.launch(arrays, **self._tets)

@@ -1,0 +1,253 @@
+"""From batched torch tensors to packs, cores and tapes: what every engine shares around its kernels.
+
+An engine describes one control step as `Physics`. A `Simulation` owns everything else: it cuts a batch into packs,
+deals the packs to cores, decides what a step keeps for its adjoint, and runs forward and adjoint schedules. Kernels and
+tasks never learn which strategy was chosen, and every strategy returns the same bits on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor
+
+from rfo.sim.bridge import Buffer, step, warp_device
+from rfo.sim.schedule import Schedule
+
+__all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace"]
+
+Store = Literal["auto", "substep", "control"]
+
+
+class Workspace(ABC):
+    """The buffers of one control step of some packs, and the launches over them.
+
+    Attributes:
+        inputs: Where the step's inputs go, by name.
+        outputs: Where its results lie.
+        bars: Adjoints: of the outputs before `adjoint` runs, of the inputs after it; empty in a transient workspace.
+    """
+
+    inputs: Mapping[str, Buffer]
+    outputs: Mapping[str, Buffer]
+    bars: Mapping[str, Buffer]
+
+    @abstractmethod
+    def forward(self) -> None:
+        """Launches the step."""
+
+    @abstractmethod
+    def adjoint(self) -> None:
+        """Launches the adjoint of the step whose substeps this workspace holds."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory of the stored substeps [B]."""
+
+
+class Physics(ABC):
+    """What an engine tells a simulation.
+
+    Attributes:
+        inputs: Name and shape (without the environment) of everything a control step reads: states, then controls.
+        outputs: Names of the states, in the order in which a step returns them.
+        device: Torch device.
+        dtype: Scalar type.
+        lanes: Environments per pack.
+    """
+
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: Sequence[str]
+    device: torch.device
+    dtype: torch.dtype
+    lanes: int
+
+    @abstractmethod
+    def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
+        """Allocates a workspace.
+
+        Args:
+            packs: Number of packs it holds.
+            scratch: A workspace of the same core, whose adjoint buffers may be shared.
+            transient: Keep no substeps: forward only.
+        """
+
+
+class _Recorded:
+    """A workspace with its schedules, recorded."""
+
+    def __init__(self, physics: Physics, packs: int, scratch: Workspace | None, transient: bool, capture: bool) -> None:
+        device = warp_device(physics.device)
+        self.workspace = physics.workspace(packs, scratch, transient=transient)
+        self.forward = Schedule(self.workspace.forward, device, capture=capture)
+        self.adjoint = Schedule(self.workspace.adjoint, device, capture=capture)
+        self.forward.prepare()
+        if not transient:
+            self.adjoint.prepare()
+
+
+class _Core:
+    """One core's workspaces: a transient one, a scratch one to recompute in, and a pool that keeps substeps."""
+
+    def __init__(self, physics: Physics, packs: int, capture: bool) -> None:
+        self._build = (physics, packs, capture)
+        self._stored_count = 0
+        self.free: list[_Recorded] = []
+
+    @cached_property
+    def transient(self) -> _Recorded:
+        physics, packs, capture = self._build
+        return _Recorded(physics, packs, None, True, capture)
+
+    @cached_property
+    def scratch(self) -> _Recorded:
+        physics, packs, capture = self._build
+        return _Recorded(physics, packs, None, False, capture)
+
+    def acquire(self, limit: int) -> _Recorded | None:
+        """Returns a workspace to keep a step's substeps in, or None once `limit` bytes are in use."""
+        if self.free:
+            return self.free.pop()
+        if (self._stored_count + 1) * self.scratch.workspace.nbytes > limit:
+            return None
+        self._stored_count += 1
+        physics, packs, capture = self._build
+        return _Recorded(physics, packs, self.scratch.workspace, False, capture)
+
+
+class Tape:
+    """The workspaces that hold a control step's substeps, given back when the autograd graph lets go of the step."""
+
+    def __init__(self) -> None:
+        self.kept: list[_Recorded | None] = []
+        self._cores: list[_Core] = []
+
+    def keep(self, core: _Core, limit: int) -> _Recorded | None:
+        """Takes one more workspace, or notes with None that the run must be repeated in the adjoint."""
+        self.kept.append(core.acquire(limit) if limit else None)
+        self._cores.append(core)
+        return self.kept[-1]
+
+    def __del__(self) -> None:
+        for core, recorded in zip(self._cores, self.kept, strict=True):
+            if recorded is not None:
+                core.free.append(recorded)
+
+
+class Simulation:
+    """Runs an engine's control step over any number of environments, differentiably.
+
+    Args:
+        physics: The engine.
+        threads: Cores to use; None for all that this process may use.
+        store: What a step keeps for its adjoint. "substep" keeps every substep; "control" keeps the step's inputs and
+            runs its substeps again; "auto" keeps substeps while they fit in a quarter of the machine's memory.
+        capture: Record schedules as graphs; False runs them eagerly.
+    """
+
+    def __init__(
+        self, physics: Physics, *, threads: int | None = None, store: Store = "auto", capture: bool = True
+    ) -> None:
+        self.physics = physics
+        self.store = store
+        self.threads = 1 if physics.device.type == "cuda" else threads or len(os.sched_getaffinity(0))
+        self._capture = capture
+        budget = {"control": 0, "substep": 1 << 62, "auto": psutil.virtual_memory().total // 4}[store]
+        self._limit = budget // self.threads
+        self._executor = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._cores: dict[int, list[_Core]] = {}
+
+    def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Advances by one control step.
+
+        Args:
+            inputs: A tensor [N, *shape] for each of the engine's inputs.
+
+        Returns:
+            The states after the step, [N, *shape] views whose memory runs environment by environment.
+        """
+        ordered = tuple(inputs[name].to(self.physics.dtype) for name in self.physics.inputs)
+        return dict(zip(self.physics.outputs, step(self, ordered), strict=True))
+
+    def forward(self, inputs: Sequence[Tensor], *, keep: bool) -> tuple[tuple[Tensor, ...], Tape]:
+        """Runs a step outside autograd; with `keep`, the tape holds what its adjoint can use."""
+        n = len(inputs[0])
+        outputs = {name: self._empty(n, self.physics.inputs[name]) for name in self.physics.outputs}
+        tape = Tape()
+        # Workspaces are acquired here because recording needs the main thread; replaying does not.
+        active = [tape.keep(core, self._limit) or core.transient if keep else core.transient for core, _ in self._runs(n)]
+
+        def run(index: int, rows: slice) -> None:
+            workspace = active[index].workspace
+            self._load(workspace, inputs, rows)
+            active[index].forward.run()
+            for name, target in outputs.items():
+                workspace.outputs[name].store(target[rows])
+
+        self._on_cores(n, run)
+        return tuple(self._shaped(name, tensor) for name, tensor in outputs.items()), tape
+
+    def adjoint(self, inputs: Sequence[Tensor], bars: Sequence[Tensor], tape: Tape) -> tuple[Tensor, ...]:
+        """Returns the adjoint of every input, given those of the outputs."""
+        n = len(inputs[0])
+        results = {name: self._empty(n, shape) for name, shape in self.physics.inputs.items()}
+        active = [kept or core.scratch for kept, (core, _) in zip(tape.kept, self._runs(n), strict=True)]
+
+        def run(index: int, rows: slice) -> None:
+            workspace = active[index].workspace
+            if tape.kept[index] is None:
+                self._load(workspace, inputs, rows)
+                active[index].forward.run()
+            for name, bar in zip(self.physics.outputs, bars, strict=True):
+                workspace.bars[name].load(bar[rows])
+            active[index].adjoint.run()
+            for name, target in results.items():
+                workspace.bars[name].store(target[rows])
+
+        self._on_cores(n, run)
+        return tuple(self._shaped(name, tensor) for name, tensor in results.items())
+
+    def _load(self, workspace: Workspace, inputs: Sequence[Tensor], rows: slice) -> None:
+        for name, tensor in zip(self.physics.inputs, inputs, strict=True):
+            workspace.inputs[name].load(tensor[rows])
+
+    def _empty(self, n: int, shape: tuple[int, ...]) -> Tensor:
+        # Environments innermost in memory: copying a pack out is then a copy of whole vectors.
+        components = torch.Size(shape).numel()
+        return torch.empty(components, n, dtype=self.physics.dtype, device=self.physics.device).T
+
+    def _shaped(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.view(len(tensor), *self.physics.inputs[name])
+
+    def _runs(self, n: int) -> list[tuple[_Core, slice]]:
+        """Which environments run together, and on which core.
+
+        A CPU core works through one pack at a time, which stays in its cache; a GPU takes all packs at once.
+        """
+        packs = -(-n // self.physics.lanes) if self.physics.device.type == "cuda" else 1
+        if packs not in self._cores:
+            self._cores[packs] = [_Core(self.physics, packs, self._capture) for _ in range(self.threads)]
+        cores, size = self._cores[packs], packs * self.physics.lanes
+        return [(cores[i % len(cores)], slice(start, min(start + size, n))) for i, start in enumerate(range(0, n, size))]
+
+    def _on_cores(self, n: int, run: Callable[[int, slice], None]) -> None:
+        runs = self._runs(n)
+
+        def work(first: int) -> None:
+            with torch.no_grad():  # grad mode belongs to the thread
+                for index in range(first, len(runs), self.threads):
+                    run(index, runs[index][1])
+
+        if self._executor is None or len(runs) == 1:
+            for first in range(min(self.threads, len(runs))):
+                work(first)
+        else:
+            list(self._executor.map(work, range(self.threads)))

@@ -1,0 +1,97 @@
+"""Soft bodies read from assets/, and what tasks share about them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rfo.core.colors import activation_color
+from rfo.core.scene import Scene, SceneMesh
+from rfo.core.task import State
+from rfo.sim.fem import FemContact, FemModel
+from rfo.sim.fem.laws import Activation, Damping
+from rfo_envs.assets import asset_path
+
+__all__ = ["Probes", "load_body", "muscle_colors", "soft_scene"]
+
+
+def load_body(
+    name: str,
+    *,
+    mu: float,
+    lam: float,
+    eta: float,
+    strength: float,
+    contact: FemContact,
+    activation: Activation,
+    damping: Damping,
+) -> FemModel:
+    """Reads assets/bodies/<name>.npz and gives every tetrahedron the same material.
+
+    Args:
+        name: File name without its suffix.
+        mu: Shear modulus [Pa].
+        lam: First Lamé parameter [Pa].
+        eta: Viscosity [Pa s].
+        strength: Active stress at full activation [Pa].
+        contact: Contact with the ground.
+        activation: How muscles act.
+        damping: Damping law.
+    """
+    body = np.load(asset_path(f"bodies/{name}.npz"))
+    everywhere = np.ones(len(body["tets"]))
+    return FemModel(
+        vertices=body["vertices"],
+        tets=body["tets"],
+        mass=body["mass"],
+        muscle_of=body["muscle_of"],
+        fiber=body["fiber"],
+        mu=mu * everywhere,
+        lam=lam * everywhere,
+        eta=eta * everywhere,
+        strength=strength * everywhere,
+        contact=contact,
+        activation=activation,
+        damping=damping,
+    )
+
+
+class Probes:
+    """Named points of a body: weighted means of its vertices.
+
+    Args:
+        weights: For each probe the vertices' weights, shape [vertex_count], summing to one.
+        like: Tensor whose dtype and device the probes take.
+    """
+
+    def __init__(self, weights: dict[str, npt.NDArray[np.float64]], like: Tensor) -> None:
+        self._rows = {name: row for row, name in enumerate(weights)}
+        self._matrix = torch.as_tensor(np.stack(list(weights.values()))).to(like)
+
+    def __call__(self, vertices: Tensor) -> Tensor:
+        """Positions (or velocities) of all probes, [N, vertex_count, 3] → [N, probe_count, 3]."""
+        return self._matrix @ vertices
+
+    def rows(self, *names: str) -> list[int]:
+        """Where probes stand in the result."""
+        return [self._rows[name] for name in names]
+
+
+def muscle_colors(model: FemModel, activation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Activation that each vertex shows: the mean of its tetrahedra, passive ones counting as zero, shape [V]."""
+    of_tet = np.where(model.muscle_of < 0, 0.0, activation[model.muscle_of])
+    total, count = np.zeros(len(model.vertices)), np.zeros(len(model.vertices))
+    np.add.at(total, model.tets, np.repeat(of_tet[:, None], 4, axis=1))
+    np.add.at(count, model.tets, 1.0)
+    return total / count
+
+
+def soft_scene(model: FemModel, state: State, index: int, activation: Tensor) -> Scene:
+    """The picture of a soft body: its surface, lit up where muscles are active."""
+    x = state["x"][index].detach().cpu().double().numpy()
+    shown = muscle_colors(model, activation[index].detach().cpu().double().numpy())
+    extent = 0.5 * float(np.linalg.norm(np.ptp(model.vertices, axis=0)))
+    mesh = SceneMesh(x, model.surface(), activation_color(shown), smooth=True)
+    return Scene((mesh,), model.mass @ x / model.mass.sum(), extent)

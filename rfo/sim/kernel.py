@@ -35,9 +35,9 @@ from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topologic
 
 __all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Uniform", "lanes_for"]
 
-# Warp's default limits SLP recursion to 4, which keeps 16-wide code from vectorising; its inlining thresholds help
-# nothing in straight-line code.
-CPU_COMPILER_FLAGS = "-march=native"
+# Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
+# product and sum are fused. Together they halve the time of a tetrahedron.
+CPU_COMPILER_FLAGS = "-march=native -mprefer-vector-width=512 -ffp-contract=fast"
 
 Values = dict[str, npt.NDArray[Any]]
 

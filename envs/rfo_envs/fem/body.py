@@ -72,7 +72,9 @@ class Probes:
 
     def __call__(self, vertices: Tensor) -> Tensor:
         """Positions (or velocities) of all probes, [N, vertex_count, 3] → [N, probe_count, 3]."""
-        return self._matrix @ vertices
+        n, vertex_count, _ = vertices.shape
+        flat = vertices.permute(1, 2, 0).reshape(vertex_count, 3 * n)  # a view: the engine's memory ends with N
+        return (self._matrix @ flat).view(-1, 3, n).permute(2, 0, 1)
 
     def rows(self, *names: str) -> list[int]:
         """Where probes stand in the result."""

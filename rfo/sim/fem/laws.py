@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rfo.sim.fem.material import Energy, damping_objective, damping_viscous
+from rfo.sim.fem.material import Energy, damping_objective, damping_viscous, symmetric
 from rfo.sim.kernel import Corners, Fixed, Item, Law, Uniform
 from rfo.sim.trace import maximum, reverse, sqrt
 
@@ -32,7 +32,7 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping) ->
     ) -> dict[str, Any]:
         edges, rates = x[1:] - x[0], v[1:] - v[0]
         g = _symmetric(gram)
-        metric = _gram(edges)
+        metric = symmetric(lambda i, j: (edges[i] * edges[j]).sum())
         cofactor = np.array([_cross(edges[1], edges[2]), _cross(edges[2], edges[0]), _cross(edges[0], edges[1])])
         i_c = (metric * g).sum()
         j = (edges[0] * cofactor[0]).sum() * inverse_det
@@ -99,10 +99,6 @@ def vertex_law() -> Law:
 def _symmetric(entries: Any) -> Any:
     xx, yy, zz, xy, yz, xz = entries
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-
-
-def _gram(rows: Any) -> Any:
-    return np.array([[(a * b).sum() for b in rows] for a in rows])
 
 
 def _cross(a: Any, b: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rfo.sim.trace import log
 
-__all__ = ["Energy", "damping_objective", "damping_viscous", "stable_neo_hookean"]
+__all__ = ["Energy", "damping_objective", "damping_viscous", "stable_neo_hookean", "symmetric"]
 
 Energy = Callable[[Any, Any, Any, Any], Any]
 """(I_C, J, mu [Pa], lambda [Pa]) → energy density [J/m³]; stresses follow by differentiation."""
@@ -38,5 +38,11 @@ def damping_viscous(edges: Any, rates: Any, gram: Any, eta: Any) -> Any:
 def damping_objective(edges: Any, rates: Any, gram: Any, eta: Any) -> Any:
     """Forces per volume of P = eta F sym(Fᵀ dF/dt) [Pa]: a Kelvin-Voigt solid, indifferent to rigid motion."""
     product = edges @ rates.T
-    strain_rate = np.array([[0.5 * (product[i, j] + product[j, i]) for j in range(3)] for i in range(3)], dtype=object)
-    return eta * ((gram @ strain_rate @ gram) @ edges)
+    strain_rate = symmetric(lambda i, j: 0.5 * (product[i, j] + product[j, i]))
+    moved = strain_rate @ gram
+    return eta * (symmetric(lambda i, j: (gram[i] * moved[:, j]).sum()) @ edges)
+
+
+def symmetric(entry: Callable[[int, int], Any]) -> Any:
+    """A symmetric 3 x 3 matrix from the entries on and above its diagonal."""
+    return np.array([[entry(min(i, j), max(i, j)) for j in range(3)] for i in range(3)])

@@ -112,7 +112,9 @@ def main() -> None:
         body = make()
         np.savez_compressed(BODIES / f"{name}.npz", **body)
         muscles = body["muscle_of"].max() + 1
-        print(f"{name}: {len(body['vertices'])} vertices, {len(body['tets'])} tets, {muscles} muscles, {body['mass'].sum():.3f} kg")
+        print(
+            f"{name}: {len(body['vertices'])} vertices, {len(body['tets'])} tets, {muscles} muscles, {body['mass'].sum():.3f} kg"
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -33,7 +33,7 @@ import warp as wp
 
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
 
-__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Uniform", "lanes_for"]
+__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Uniform", "lanes_for", "native_kernel"]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
@@ -126,8 +126,14 @@ class Law:
         def function(**values: npt.NDArray[Any]) -> Values:
             seeds = {name: values.pop(f"bar_{name}") for name in self.outputs}
             results = self.function(**values)
-            pairs = [(constant(y), g) for name in seeds for y, g in zip(_flat(results[name]), _flat(seeds[name]), strict=True)]
-            adjoints = iter(reverse([y for y, _ in pairs], [g for _, g in pairs], [x for n in wrt for x in _flat(values[n])]))
+            pairs = [
+                (constant(y), g)
+                for name in seeds
+                for y, g in zip(_flat(results[name]), _flat(seeds[name]), strict=True)
+            ]
+            adjoints = iter(
+                reverse([y for y, _ in pairs], [g for _, g in pairs], [x for n in wrt for x in _flat(values[n])])
+            )
             return {f"bar_{n}": _fill(self.inputs[n].shape, adjoints) for n in wrt}
 
         return Law(f"{self.name}_adjoint", function, inputs, outputs)
@@ -167,8 +173,9 @@ class Kernel:
 
     def __post_init__(self) -> None:
         source = _Source(self.law, self.dtype, self.lanes, self.cuda)
-        names, kernel = _build(self.law.name, source.parameters(), source.snippet())
-        object.__setattr__(self, "_names", names)
+        parameters = tuple(source.parameters())
+        kernel = native_kernel(self.law.name, parameters, source.snippet())
+        object.__setattr__(self, "_names", tuple(name for name, _ in parameters))
         object.__setattr__(self, "_kernel", kernel)
 
     @property
@@ -259,7 +266,11 @@ class _Source:
                 yield f"S* {name}_at = (S*)((char*){name}.data + pack * (size_t){name}.strides[0]){lane};"
 
     def _corner_lines(self) -> Iterator[str]:
-        counts = {a.index: a.shape[0] for a in [*self.law.inputs.values(), *self.law.outputs.values()] if isinstance(a, Corners)}
+        counts = {
+            a.index: a.shape[0]
+            for a in [*self.law.inputs.values(), *self.law.outputs.values()]
+            if isinstance(a, Corners)
+        }
         for index, n in counts.items():
             yield f"const int* {index}_at = {index}.data + e * {n};"
 
@@ -322,8 +333,15 @@ class _Source:
                     yield f"*(V*)({place}) {'+=' if adds else '='} {self.names[node]};"
 
 
-@lru_cache(maxsize=None)
-def _build_cached(name: str, parameters: tuple[tuple[str, str], ...], snippet: str) -> Any:
+@cache
+def native_kernel(name: str, parameters: tuple[tuple[str, str], ...], snippet: str) -> Any:
+    """Builds a Warp kernel around a native function body.
+
+    Args:
+        name: Identifier of the kernel.
+        parameters: (name, Warp type) of each argument, for example ("x", "wp.array2d(dtype=wp.float32)").
+        snippet: Body of a function of `thread`, `element_count` and the parameters.
+    """
     arguments = ", ".join(f"{p}: {kind}" for p, kind in parameters)
     names = ", ".join(p for p, _ in parameters)
     source = (
@@ -339,10 +357,6 @@ def _build_cached(name: str, parameters: tuple[tuple[str, str], ...], snippet: s
     kernel = wp.kernel(scope[name], module="unique", enable_backward=False)
     kernel.module.options["cpu_compiler_flags"] = CPU_COMPILER_FLAGS
     return kernel
-
-
-def _build(name: str, parameters: list[tuple[str, str]], snippet: str) -> tuple[tuple[str, ...], Any]:
-    return tuple(p for p, _ in parameters), _build_cached(name, tuple(parameters), snippet)
 
 
 def _flat(values: Any) -> list[Any]:

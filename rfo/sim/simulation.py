@@ -183,7 +183,9 @@ class Simulation:
         outputs = {name: self._empty(n, self.physics.inputs[name]) for name in self.physics.outputs}
         tape = Tape()
         # Workspaces are acquired here because recording needs the main thread; replaying does not.
-        active = [tape.keep(core, self._limit) or core.transient if keep else core.transient for core, _ in self._runs(n)]
+        active = [
+            tape.keep(core, self._limit) or core.transient if keep else core.transient for core, _ in self._runs(n)
+        ]
 
         def run(index: int, rows: slice) -> None:
             workspace = active[index].workspace
@@ -236,7 +238,9 @@ class Simulation:
         if packs not in self._cores:
             self._cores[packs] = [_Core(self.physics, packs, self._capture) for _ in range(self.threads)]
         cores, size = self._cores[packs], packs * self.physics.lanes
-        return [(cores[i % len(cores)], slice(start, min(start + size, n))) for i, start in enumerate(range(0, n, size))]
+        return [
+            (cores[i % len(cores)], slice(start, min(start + size, n))) for i, start in enumerate(range(0, n, size))
+        ]
 
     def _on_cores(self, n: int, run: Callable[[int, slice], None]) -> None:
         runs = self._runs(n)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -54,7 +54,7 @@ class Expr:
 
     __slots__ = ("__weakref__", "args", "op", "serial", "value")
     __array_ufunc__ = None  # `ndarray * Expr` must ask the Expr, element by element
-    _interned: WeakValueDictionary[Any, Expr] = WeakValueDictionary()
+    _interned: ClassVar[WeakValueDictionary[Any, Expr]] = WeakValueDictionary()
     _serials = count()
 
     op: str
@@ -83,40 +83,42 @@ class Expr:
             return str(self.value)
         return f"{self.op}({', '.join(map(repr, self.args))})"
 
-    def __add__(self, other: Scalar) -> Expr:
+    def __add__(self, other: Scalar) -> Any:
         return _elementwise(_add, self, other)
 
-    def __radd__(self, other: Scalar) -> Expr:
+    def __radd__(self, other: Scalar) -> Any:
         return _elementwise(_add, other, self)
 
-    def __sub__(self, other: Scalar) -> Expr:
+    def __sub__(self, other: Scalar) -> Any:
         return _elementwise(_sub, self, other)
 
-    def __rsub__(self, other: Scalar) -> Expr:
+    def __rsub__(self, other: Scalar) -> Any:
         return _elementwise(_sub, other, self)
 
-    def __mul__(self, other: Scalar) -> Expr:
+    def __mul__(self, other: Scalar) -> Any:
         return _elementwise(_mul, self, other)
 
-    def __rmul__(self, other: Scalar) -> Expr:
+    def __rmul__(self, other: Scalar) -> Any:
         return _elementwise(_mul, other, self)
 
-    def __truediv__(self, other: Scalar) -> Expr:
+    def __truediv__(self, other: Scalar) -> Any:
         return _elementwise(_div, self, other)
 
-    def __rtruediv__(self, other: Scalar) -> Expr:
+    def __rtruediv__(self, other: Scalar) -> Any:
         return _elementwise(_div, other, self)
 
     def __neg__(self) -> Expr:
         return _neg(self)
 
-    def __pow__(self, exponent: int) -> Expr:
+    def __pow__(self, exponent: int) -> Any:
         if not isinstance(exponent, int) or exponent < 1:
-            raise TypeError(f"an Expr takes positive integer powers, got {exponent!r}; use sqrt, exp or log of rfo.sim.trace")
+            raise TypeError(
+                f"an Expr takes positive integer powers, got {exponent!r}; use sqrt, exp or log of rfo.sim.trace"
+            )
         half = self ** (exponent // 2) if exponent > 1 else None
         return self if half is None else half * half * (self if exponent % 2 else 1.0)
 
-    def __abs__(self) -> Expr:
+    def __abs__(self) -> Any:
         return select(self, self, -self)
 
 

@@ -111,7 +111,11 @@ class SoftQuadruped(Task):
         state = self.initial_state(generator, n)
         air = {**state, "x": state["x"] + state["x"].new_tensor([0.0, 0.5, 0.0])}
         ground = self._rest - self._rest.new_tensor([0.0, self.start_height + 0.005, 0.0])
-        sliding = {**state, "x": ground.expand(n, -1, -1).clone(), "v": state["v"] + state["v"].new_tensor([0.5, 0.0, 0.1])}
+        sliding = {
+            **state,
+            "x": ground.expand(n, -1, -1).clone(),
+            "v": state["v"] + state["v"].new_tensor([0.5, 0.0, 0.1]),
+        }
         return {
             "air": CheckSituation(air, limit=1e-6, steps=4),
             "contact": CheckSituation(sliding, limit=1e-4, steps=4),

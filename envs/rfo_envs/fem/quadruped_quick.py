@@ -168,7 +168,14 @@ class SoftQuadrupedQuick(Task):
         def mean(chosen: Any) -> Any:
             return chosen / chosen.sum()
 
-        sides = {"top": (1, high), "bottom": (1, low), "front": (0, high), "back": (0, low), "left": (2, high), "right": (2, low)}
+        sides = {
+            "top": (1, high),
+            "bottom": (1, low),
+            "front": (0, high),
+            "back": (0, low),
+            "left": (2, high),
+            "right": (2, low),
+        }
         weights = {"com": self.model.mass / self.model.mass.sum()}
         for name, (axis, end) in sides.items():
             weights[name] = mean(torso & np.isclose(rest[:, axis], end[axis]))

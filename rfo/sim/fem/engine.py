@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -100,13 +99,12 @@ class _FemWorkspace(Workspace):
         self._muscle = muscle.array
         self.inputs = {"x": self._x[0], "v": self._v[0], "muscle": muscle.head(muscle_count)}
         self.outputs = {"x": self._x[-1], "v": self._v[-1]}
-        if scratch is not None:
-            self.bars, self._bars = scratch.bars, scratch._bars
-        elif not transient:
+        if not transient:
             sizes = {"x": 3 * vertex_count, "v": 3 * vertex_count, "f": 3 * vertex_count, "muscle": muscle_count + 1}
-            bars = {name: buffers(1, size)[0] for name, size in sizes.items()}
-            self._bars: Mapping[str, Any] = {f"bar_{name}": buffer.array for name, buffer in bars.items()}
-            self.bars = {"x": bars["x"], "v": bars["v"], "muscle": bars["muscle"].head(muscle_count)}
+            self._bars: dict[str, Buffer] = (
+                scratch._bars if scratch else {name: buffers(1, size)[0] for name, size in sizes.items()}
+            )
+            self.bars = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
         self._device = warp_device(engine.device)
         self._vertices = {"elements": vertex_count, "packs": packs, "device": self._device}
         self._tets = {"elements": len(engine.model.tets), "packs": packs, "device": self._device}
@@ -143,9 +141,10 @@ class _FemWorkspace(Workspace):
         The vertex adjoint replaces the adjoints of x and v in place (each vertex reads its own before it writes), and
         the tetrahedron adjoint adds to them.
         """
-        in_place = {"bar_x_next": self._bars["bar_x"], "bar_v_next": self._bars["bar_v"]}
-        self._bars["bar_muscle"].zero_()
+        bars = {f"bar_{name}": buffer.array for name, buffer in self._bars.items()}
+        bars |= {"bar_x_next": bars["bar_x"], "bar_v_next": bars["bar_v"]}
+        bars["bar_muscle"].zero_()
         for substep in reversed(range(self._engine.substeps)):
-            arrays = {**self._arrays(substep), **self._bars, **in_place}
+            arrays = {**self._arrays(substep), **bars}
             self._engine.vertex_adjoint.launch(arrays, **self._vertices)
             self._engine.tet_adjoint.launch(arrays, **self._tets)

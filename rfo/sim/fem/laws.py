@@ -28,7 +28,17 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping) ->
     """
 
     def forces(
-        x: Any, v: Any, muscle: Any, gram: Any, volume: Any, inverse_det: Any, fiber: Any, strength: Any, mu: Any, lam: Any, eta: Any
+        x: Any,
+        v: Any,
+        muscle: Any,
+        gram: Any,
+        volume: Any,
+        inverse_det: Any,
+        fiber: Any,
+        strength: Any,
+        mu: Any,
+        lam: Any,
+        eta: Any,
     ) -> dict[str, Any]:
         edges, rates = x[1:] - x[0], v[1:] - v[0]
         g = _symmetric(gram)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +96,9 @@ class FemModel:
 
     def constants(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays that the laws of a substep read, by the laws' names."""
-        inverse = np.linalg.inv(self.edges())  # F = Dᵀ B with edges as the rows of D, so B is its transpose and G = B Bᵀ
+        inverse = np.linalg.inv(
+            self.edges()
+        )  # F = Dᵀ B with edges as the rows of D, so B is its transpose and G = B Bᵀ
         gram = np.einsum("tki,tkj->tij", inverse, inverse)
         i, j = np.array([0, 1, 2, 0, 1, 0]), np.array([0, 1, 2, 1, 2, 2])
         return {

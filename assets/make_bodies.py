@@ -113,7 +113,8 @@ def main() -> None:
         np.savez_compressed(BODIES / f"{name}.npz", **body)
         muscles = body["muscle_of"].max() + 1
         print(
-            f"{name}: {len(body['vertices'])} vertices, {len(body['tets'])} tets, {muscles} muscles, {body['mass'].sum():.3f} kg"
+            f"{name}: {len(body['vertices'])} vertices, {len(body['tets'])} tets, {muscles} muscles, "
+            f"{body['mass'].sum():.3f} kg"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class SoftQuadruped(Task):
             dtype=self.dtype,
             threads=self.threads,
         )
-        lifted = self.model.vertices + [0.0, self.start_height, 0.0]
+        lifted = self.model.vertices + np.array([0.0, self.start_height, 0.0])
         centre = lifted.mean(axis=0) * [1.0, 0.0, 1.0]
         self._rest = torch.as_tensor(lifted - centre).to(self.device, self.dtype)
 
@@ -78,7 +79,7 @@ class SoftQuadruped(Task):
         return {"x": x, "v": v, "action": action, "time": state["time"] + self.spec.control_dt}
 
     def observe(self, state: State) -> Observation:
-        """Eight phases of a clock, centre of mass, its velocity, the last action, and every vertex with its velocity."""
+        """A clock in eight phases, centre of mass, its velocity, the last action, every vertex with its velocity."""
         phases = torch.arange(8, device=self.device, dtype=self.dtype) * (torch.pi / 4.0)
         x, v = SCALE * state["x"], SCALE * state["v"]
         return {

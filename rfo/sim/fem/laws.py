@@ -78,8 +78,8 @@ def vertex_law() -> Law:
     The normal force is a spring with Hunt-Crossley damping, f_n = k y⁻ (1 - d v_y); damping and Coulomb friction,
     smoothed below `slip_speed`, are implicit in the velocity, so each is a contraction whatever its stiffness.
 
-    Arguments of the law: position `x` [m], velocity `v` [m/s], force `f` [N], `mass` [kg], and for all vertices `dt` [s],
-    `gravity` [m/s²] and `contact`: stiffness [N/m], damping d [s/m], friction coefficient, slip speed [m/s].
+    Arguments of the law: position `x` [m], velocity `v` [m/s], force `f` [N], `mass` [kg], and for all vertices `dt`
+    [s], `gravity` [m/s²] and `contact`: stiffness [N/m], damping d [s/m], friction coefficient, slip speed [m/s].
     """
 
     def advance(x: Any, v: Any, f: Any, mass: Any, dt: Any, gravity: Any, contact: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Everything is expressed in the edge matrix D (row i: vertex i+1 minus vertex 0) and the reference Gram matrix
 G = B Bᵀ, where B is the inverse of the reference edge matrix: the first invariant is I_C = ⟨D Dᵀ, G⟩, and a first
-Piola-Kirchhoff stress of the form F A contributes (V B A Bᵀ) D to the forces on vertices 1, 2, 3. So a tetrahedron never
-forms its deformation gradient, and every term but the volumetric one is a symmetric 3 x 3 matrix times D.
+Piola-Kirchhoff stress of the form F A contributes (V B A Bᵀ) D to the forces on vertices 1, 2, 3. So a tetrahedron
+never forms its deformation gradient, and every term but the volumetric one is a symmetric 3 x 3 matrix times D.
 """
 
 from __future__ import annotations

@@ -86,10 +86,10 @@ class FollowCamera:
         height_time_constant: Of the vertical smoothing [s].
     """
 
-    offset: tuple[float, float, float] = (1.5, 1.35, 4.0)
-    look: tuple[float, float, float] = (0.0, -0.05, 0.0)
+    offset: tuple[float, float, float] = (1.5, 0.95, 3.75)
+    look: tuple[float, float, float] = (0.12, 0.02, 0.0)
     fov: float = 28.0
-    time_constant: float = 0.25
+    time_constant: float = 0.15
     height_time_constant: float = 1.2
     _position: FloatArray | None = field(default=None, init=False, repr=False)
     _velocity: FloatArray = field(default_factory=lambda: np.zeros(3), init=False, repr=False)

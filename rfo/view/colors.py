@@ -31,7 +31,7 @@ def _hex(code: str) -> FloatArray:
     return linear_from_srgb([int(code[i : i + 2], 16) / 255.0 for i in (0, 2, 4)])
 
 
-BODY: Final = _hex("E9D3B4")
+BODY: Final = _hex("E2C4A2")
 """Warm sand: passive tissue, torsos. Linear RGB, shape [3]."""
 
 BODY_DARK: Final = _hex("8C7B6B")
@@ -45,7 +45,7 @@ SERIES: Final = ("#D1495B", "#1F7A8C", "#E0A030", "#6C5B7B", "#4F8A5B", "#8C6A4F
 
 # Activation at which each tone stands: extension, rest, contraction.
 _STOPS: Final = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-_TONES: Final = np.stack([_hex("0F6F8F"), _hex("4FA3B5"), _hex("B9B4AE"), _hex("EE8B5A"), _hex("D6342C")])
+_TONES: Final = np.stack([_hex("0E86A8"), _hex("58B0C0"), _hex("C4BDB4"), _hex("F0935F"), _hex("E5402F")])
 
 
 def activation_color(activation: npt.ArrayLike) -> FloatArray:

@@ -37,12 +37,12 @@ class GroundStyle:
         marks: Metres between the numbers along x, in tiles; 0 for none.
     """
 
-    color: tuple[float, float, float] = (0.60, 0.595, 0.575)
-    contrast: float = 0.055
-    line: float = 0.10
+    color: tuple[float, float, float] = (0.605, 0.595, 0.57)
+    contrast: float = 0.065
+    line: float = 0.14
     mark: tuple[float, float, float] = (0.22, 0.25, 0.29)
     horizon: tuple[float, float, float] = (0.86, 0.88, 0.90)
-    zenith: tuple[float, float, float] = (0.56, 0.66, 0.77)
+    zenith: tuple[float, float, float] = (0.47, 0.61, 0.76)
     fade: float = 15.0
     tile: float = 0.0
     marks: int = 2
@@ -67,9 +67,9 @@ class _Rows:
 
 
 def tile_size(extent: float) -> float:
-    """Returns the round number (1, 2 or 5 times a power of ten) nearest below 0.9 extents [m]."""
-    power = 10.0 ** math.floor(math.log10(max(0.9 * extent, 1e-6)))
-    return next(k * power for k in (5.0, 2.0, 1.0) if k * power <= 0.9 * extent * (1.0 + 1e-9))
+    """Returns the smallest round number (1, 2 or 5 times a power of ten) of at least 0.7 extents [m]."""
+    power = 10.0 ** math.floor(math.log10(0.7 * extent))
+    return next(k * power for k in (1.0, 2.0, 5.0, 10.0) if k * power >= 0.7 * extent)
 
 
 def backdrop(
@@ -100,14 +100,13 @@ def backdrop(
     right, up, forward = camera.basis()
     slope = math.tan(math.radians(camera.fov) / 2.0) / (0.5 * height)
     level = forward[1] + up[1] * (0.5 * height - np.arange(height) - 0.5) * slope
-    rise = np.clip(level / 0.35, 0.0, 1.0)[:, None] ** 0.8
+    rise = np.clip(level / 0.22, 0.0, 1.0)[:, None] ** 0.8
     image[:] = (horizon + (zenith - horizon) * rise)[:, None, :]
     rows = _ground_rows(camera, width, height)
     if rows is None:
         return image
     tile = style.tile or tile_size(extent)
     albedo = _tiles(rows, tile, style)
-    everything = slice(None), slice(None)
     ink = np.zeros_like(albedo)
     if style.marks:
         _draw_marks(ink, rows, camera, (width, height), tile, style)
@@ -127,7 +126,6 @@ def backdrop(
         tint = albedo * (1.0 - ink * (1.0 - paint[k]))
         radiance = tint * np.float32(style.color[k]) * (key[k] * sunlight + sky[k] * open_sky)
         ground[:, :, k] += (radiance - ground[:, :, k]) * fog
-    del everything
     return image
 
 
@@ -197,12 +195,12 @@ def _draw_marks(
     """Paints a tick and the distance in metres on the ground, facing the camera, every `style.marks` tiles."""
     side = 1.0 if camera.eye[2] >= camera.target[2] else -1.0
     step = style.marks * tile
-    tall = 0.34 * tile
+    tall = 0.4 * tile
     middle = round(camera.target[0] / step)
     for index in range(middle - 12, middle + 13):
         text = f"{index * step:g} m"
         wide = tall * _text_ratio(text)
-        centre = np.array([index * step, 0.0, side * 2.0 * tile])
+        centre = np.array([index * step + side * (0.08 * tile + wide / 2.0), 0.0, -side * 1.25 * tile])
         rim = [centre + [side * i * wide / 2, 0.0, -side * j * tall / 2] for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         pixels, depth = camera.project(np.array(rim), *size)
         if depth.min() <= 0.05 * tile:

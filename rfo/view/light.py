@@ -34,10 +34,10 @@ class LightRig:
     """
 
     toward: tuple[float, float, float] = (-0.50, 1.0, 0.42)
-    key: tuple[float, float, float] = (0.78, 0.74, 0.68)
+    key: tuple[float, float, float] = (0.80, 0.75, 0.68)
     sky: tuple[float, float, float] = (0.40, 0.43, 0.48)
-    bounce: tuple[float, float, float] = (0.20, 0.185, 0.17)
-    fill: tuple[float, float, float] = (0.07, 0.075, 0.085)
+    bounce: tuple[float, float, float] = (0.27, 0.25, 0.23)
+    fill: tuple[float, float, float] = (0.13, 0.135, 0.14)
     gloss: float = 0.10
 
     def direction(self) -> FloatArray:
@@ -100,7 +100,7 @@ def blur(table: SingleArray, radius: float) -> SingleArray:
     return table
 
 
-def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution: int = 288) -> LightMap:
+def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution: int = 256) -> LightMap:
     """Looks at triangles along a light and prepares the fields that shading reads.
 
     Fields: `shadow` in [0, 1], how much of the ground's light is blocked, softer the higher the blocking part;
@@ -132,7 +132,7 @@ def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution
     shape, unit = (rows, columns), extent / cell
     fields = {
         "shadow": _penumbra(cover.reshape(shape), clearance.reshape(shape), extent, unit),
-        "lit": blur(np.exp(-height.reshape(shape) * np.float32(sharpness(extent))), 0.012 * unit),
+        "lit": blur(np.exp(-height.reshape(shape) * np.float32(sharpness(extent))), 0.018 * unit),
         "contact": blur((cover * np.exp(-clearance / np.float32(0.16 * extent))).reshape(shape), 0.07 * unit),
     }
     return LightMap(slope, origin, cell, fields)
@@ -144,8 +144,8 @@ def sharpness(extent: float) -> float:
 
 
 def _penumbra(cover: SingleArray, clearance: SingleArray, extent: float, unit: float) -> SingleArray:
-    near, far = blur(cover, 0.012 * unit), blur(cover, 0.11 * unit)
-    mean = blur(cover * clearance, 0.06 * unit) / np.maximum(blur(cover, 0.06 * unit), 1e-3)
+    near, far = blur(cover, 0.014 * unit), blur(cover, 0.10 * unit)
+    mean = blur(cover * clearance, 0.14 * unit) / np.maximum(blur(cover, 0.14 * unit), 1e-4)
     softness = np.clip(mean / np.float32(0.9 * extent), 0.0, 1.0)
     return near + (far - near) * softness
 

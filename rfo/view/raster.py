@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rfo.core.errors import UsageError
 from rfo.core.scene import Scene, SceneMesh
 from rfo.view.camera import Camera
-from rfo.view.fragments import Fragments, face_planes, rasterise
+from rfo.view.fragments import Fragments, face_planes, merge, rasterise
 from rfo.view.ground import GroundStyle, backdrop
 from rfo.view.light import LightMap, LightRig, light_map, shade, sharpness, tone
 from rfo.view.surface import bevel, corner_normals, face_normals, is_closed
@@ -33,17 +33,17 @@ class Look:
 
     Attributes:
         samples: Samples per pixel along each axis, for smooth edges.
-        flat_levels: Subdivisions of smooth meshes that keep their shape (`surface.bevel`).
-        round_levels: Subdivisions that round their edges; 0 leaves edges sharp.
+        bevel_levels: Subdivisions of smooth meshes before their edges are rounded (`surface.bevel`).
+        bevel_passes: How far edges are rounded; 0 leaves them sharp.
         bevel_faces: Meshes with more faces than this are fine enough as they are.
         ground: Looks of ground and sky.
         light: The lights.
     """
 
-    samples: int = 2
-    flat_levels: int = 1
-    round_levels: int = 1
-    bevel_faces: int = 3000
+    samples: int = 3
+    bevel_levels: int = 2
+    bevel_passes: int = 5
+    bevel_faces: int = 1000
     ground: GroundStyle = GroundStyle()
     light: LightRig = LightRig()
 
@@ -84,7 +84,7 @@ def render(scene: Scene, camera: Camera, width: int = 960, height: int = 540, lo
         overhead = np.array([0.0, 1.0, 0.0])
         maps = (
             light_map(soup.position, look.light.direction(), extent),
-            light_map(soup.position, overhead, extent, 160),
+            light_map(soup.position, overhead, extent, 128),
         )
     image = backdrop(camera, width, height, extent, look.ground, look.light, maps)
     if maps is not None:
@@ -98,8 +98,8 @@ def _soup(scene: Scene, look: Look) -> _Soup:
     parts: list[tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]] = []
     for index, mesh in enumerate(scene.meshes):
         _require_sound(index, mesh)
-        if mesh.smooth and look.round_levels and len(mesh.faces) <= look.bevel_faces:
-            mesh = bevel(mesh, flat_levels=look.flat_levels, round_levels=look.round_levels)
+        if mesh.smooth and look.bevel_passes and len(mesh.faces) <= look.bevel_faces:
+            mesh = bevel(mesh, levels=look.bevel_levels, passes=look.bevel_passes)
         sides = np.full(len(mesh.faces), not is_closed(mesh.faces))
         parts.append((mesh.vertices[mesh.faces], corner_normals(mesh), mesh.colors[mesh.faces], sides))
     if not parts:
@@ -139,14 +139,16 @@ def _draw(
     high = np.minimum(np.ceil(corners.max(axis=(0, 1))).astype(int), [width, height])
     columns, rows = (high - low).tolist()
     corners = (corners - low) * n
-    fragments = rasterise(corners, inverse, columns * n, rows * n)
+    facing = outward[seen] / np.maximum(np.linalg.norm(outward[seen], axis=1, keepdims=True), 1e-20)
+    fragments, weight = merge(rasterise(corners, inverse, columns * n, rows * n), facing, columns, rows, n)
     flip = np.where(front[seen], 1.0, -1.0)[:, None, None]
     values = np.concatenate([soup.position[seen], soup.normal[seen] * flip, soup.color[seen]], axis=2)
-    sample, light = _light(fragments, corners, inverse, values, columns * n, eye, maps, look.light, extent)
-    pixel = sample // (columns * n) // n * columns + sample % (columns * n) // n
+    light, above = _light(fragments, corners, inverse, values, columns * n, eye, maps, look.light, extent)
+    weight = weight * above
+    pixel = fragments.sample // (columns * n) // n * columns + fragments.sample % (columns * n) // n
     window = image[low[1] : high[1], low[0] : high[0]]
-    cover = np.bincount(pixel, minlength=rows * columns).reshape(rows, columns, 1) / n**2
-    total = [np.bincount(pixel, channel, minlength=rows * columns) for channel in light]
+    cover = np.bincount(pixel, weight, minlength=rows * columns).reshape(rows, columns, 1) / n**2
+    total = [np.bincount(pixel, channel * weight, minlength=rows * columns) for channel in light]
     window *= (1.0 - cover).astype(np.float32)
     window += (np.stack(total, axis=1).reshape(rows, columns, 3) / n**2).astype(np.float32)
 
@@ -161,8 +163,8 @@ def _light(
     maps: tuple[LightMap, LightMap],
     rig: LightRig,
     extent: float,
-) -> tuple[npt.NDArray[np.int64], SingleArray]:
-    """Returns the samples above the ground and their linear RGB, shape [3, P]."""
+) -> tuple[SingleArray, npt.NDArray[np.bool_]]:
+    """Returns linear RGB of the fragments, shape [3, P], and whether they lie above the ground."""
     face = fragments.face
     # What is linear over the picture is the quantity divided by depth.
     planes = face_planes(corners, values * inverse[:, :, None]).astype(np.float32)
@@ -180,15 +182,15 @@ def _light(
     normal /= np.sqrt(np.einsum("ip,ip->p", normal, normal)) + np.float32(1e-12)
     toward_eye = eye.astype(np.float32)[:, None] - position
     toward_eye /= np.sqrt(np.einsum("ip,ip->p", toward_eye, toward_eye))
-    lit = _unblocked(maps[0], position, np.float32(sharpness(extent)))
+    # Looked up a little off the surface, so that it does not shade itself.
+    lifted = position + np.float32(0.03 * extent) * normal
+    lit = _unblocked(maps[0], lifted, np.float32(sharpness(extent)))
     # Light from above that a part overhead takes away, and darkness toward the ground below.
-    overhead = _unblocked(maps[1], position, np.float32(0.35 * sharpness(extent)))
+    overhead = _unblocked(maps[1], lifted, np.float32(sharpness(extent)))
     sky = (np.float32(0.55) + np.float32(0.45) * overhead) * (
         np.float32(1.0) - np.float32(0.35) * np.exp(-position[1] / np.float32(0.12 * extent))
     )
-    above = position[1] >= 0.0
-    light = shade(normal, toward_eye, color, lit, sky, rig)
-    return fragments.sample[above], light[:, above]
+    return shade(normal, toward_eye, color, lit, sky, rig), position[1] >= 0.0
 
 
 def _unblocked(light: LightMap, position: SingleArray, exponent: np.float32) -> SingleArray:

@@ -82,13 +82,13 @@ def rasterise(corners: FloatArray, nearness: FloatArray, width: int, height: int
     start += plane[2][face] * (row + 0.5 - corners[face, 0, 1])
     first = np.cumsum(count) - count
     index = np.arange(int(count.sum()))
-    offset = index - np.repeat(first, count)
+    span = np.repeat(np.arange(len(count)), count)
+    offset = index - first[span]
     sample = np.repeat(row * width + begin, count) + offset
-    near = np.repeat(start, count).astype(np.float32)
-    near += np.repeat(slope.astype(np.float32), count) * offset.astype(np.float32)
+    near = slope.astype(np.float32)[span] * offset.astype(np.float32)
+    near += start.astype(np.float32)[span]
     kept = _nearest(sample, near, width * height)
-    span = np.searchsorted(first, kept, side="right") - 1
-    return Fragments(sample[kept], order[face[span]], near[kept])
+    return Fragments(sample[kept], order[face[span[kept]]], near[kept])
 
 
 def merge(fragments: Fragments, normals: FloatArray, columns: int, rows: int, n: int) -> tuple[Fragments, IntArray]:

@@ -29,7 +29,7 @@ class GroundStyle:
         color: Ground reflectance.
         contrast: Relative difference between light and dark tiles.
         line: Relative darkening on the lines between tiles.
-        mark: Reflectance of the metre marks.
+        mark: Relative darkening of the metre marks.
         horizon: Sky at the horizon, into which the ground fades.
         zenith: Sky at the upper edge of a level picture.
         fade: Distance at which the ground has faded by 63 % [scene extents].
@@ -40,7 +40,7 @@ class GroundStyle:
     color: tuple[float, float, float] = (0.605, 0.595, 0.57)
     contrast: float = 0.065
     line: float = 0.14
-    mark: tuple[float, float, float] = (0.22, 0.25, 0.29)
+    mark: float = 0.6
     horizon: tuple[float, float, float] = (0.86, 0.88, 0.90)
     zenith: tuple[float, float, float] = (0.47, 0.61, 0.76)
     fade: float = 15.0
@@ -107,25 +107,21 @@ def backdrop(
         return image
     tile = style.tile or tile_size(extent)
     albedo = _tiles(rows, tile, style)
-    ink = np.zeros_like(albedo)
     if style.marks:
-        _draw_marks(ink, rows, camera, (width, height), tile, style)
-    key = np.float32(rig.key) * np.float32(rig.direction()[1])
-    sky = np.float32(rig.sky)
-    blocked, open_sky = np.zeros_like(albedo), np.ones_like(albedo)
-    for light, name, target in (() if maps is None else ((maps[0], "shadow", blocked), (maps[1], "contact", open_sky))):
+        _draw_marks(albedo, rows, camera, (width, height), tile, style)
+    fog = np.exp(-((rows.depth / np.float32(style.fade * extent)) ** 2))[:, None]
+    color, sun, sky = np.float32(style.color), np.float32(rig.key) * np.float32(rig.direction()[1]), np.float32(rig.sky)
+    ground = image[rows.first :]
+    ground *= (1.0 - fog)[:, :, None]
+    albedo *= fog
+    for k in range(3):
+        ground[:, :, k] += albedo * (color[k] * (sun[k] + sky[k]))
+    for light, name, part in () if maps is None else ((maps[0], "shadow", sun), (maps[1], "contact", 0.85 * sky)):
         box = _box(light.bounds(), camera, rows, width, height)
         x, z = rows.points(*box)
-        value = light.sample(name, x, 0.0, z)
-        target[box] = value if name == "shadow" else 1.0 - np.float32(0.85) * value
-    fog = np.exp(-((rows.depth / np.float32(style.fade * extent)) ** 2))[:, None]
-    ground = image[rows.first :]
-    sunlight = 1.0 - blocked
-    paint = np.float32(style.mark) / np.float32(style.color)
-    for k in range(3):
-        tint = albedo * (1.0 - ink * (1.0 - paint[k]))
-        radiance = tint * np.float32(style.color[k]) * (key[k] * sunlight + sky[k] * open_sky)
-        ground[:, :, k] += (radiance - ground[:, :, k]) * fog
+        taken = albedo[box] * light.sample(name, x, 0.0, z)
+        for k in range(3):
+            ground[(*box, k)] -= taken * (color[k] * np.float32(part[k]))
     return image
 
 
@@ -190,9 +186,9 @@ def _box(points: FloatArray, camera: Camera, rows: _Rows, width: int, height: in
 
 
 def _draw_marks(
-    ink: SingleArray, rows: _Rows, camera: Camera, size: tuple[int, int], tile: float, style: GroundStyle
+    albedo: SingleArray, rows: _Rows, camera: Camera, size: tuple[int, int], tile: float, style: GroundStyle
 ) -> None:
-    """Paints a tick and the distance in metres on the ground, facing the camera, every `style.marks` tiles."""
+    """Paints the distance in metres on the ground beyond the body, facing the camera, every `style.marks` tiles."""
     side = 1.0 if camera.eye[2] >= camera.target[2] else -1.0
     step = style.marks * tile
     tall = 0.4 * tile
@@ -215,7 +211,7 @@ def _draw_marks(
         v = np.float32(side) * (z - np.float32(centre[2])) / np.float32(tall) + np.float32(0.5)
         rise = float(np.abs(pixels[2, 1] - pixels[1, 1]))
         table = _lettering(text, max(round(lettering / 4) * 4, 8), max(round(rise), 4))
-        ink[box] = np.maximum(ink[box], _bilinear(table, u, v))
+        albedo[box] *= np.float32(1.0) - np.float32(style.mark) * _bilinear(table, u, v)
 
 
 def _bilinear(table: SingleArray, u: SingleArray, v: SingleArray) -> SingleArray:

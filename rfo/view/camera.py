@@ -47,6 +47,10 @@ class Camera:
         right /= np.linalg.norm(right)
         return right, np.cross(right, forward), forward
 
+    def pixel_slope(self, height: int) -> float:
+        """Returns the height of a pixel one metre in front of the camera [m], in a picture of `height` rows."""
+        return math.tan(math.radians(self.fov) / 2.0) / (0.5 * height)
+
     def project(self, points: FloatArray, width: int, height: int) -> tuple[FloatArray, FloatArray]:
         """Maps points to the picture.
 
@@ -62,7 +66,7 @@ class Camera:
         right, up, forward = self.basis()
         local = (points - np.asarray(self.eye)) @ np.stack([right, up, forward], axis=1)
         depth = local[:, 2]
-        scale = 0.5 * height / math.tan(math.radians(self.fov) / 2.0)
+        scale = 1.0 / self.pixel_slope(height)
         safe = np.where(np.abs(depth) < 1e-12, 1e-12, depth)
         x = 0.5 * width + scale * local[:, 0] / safe
         y = 0.5 * height - scale * local[:, 1] / safe

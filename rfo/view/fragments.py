@@ -17,6 +17,9 @@ FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
+# Fragments held at a time (about 50 bytes each): large triangles close to the camera cover every sample many times.
+_CHUNK = 4_000_000
+
 
 @dataclass(frozen=True)
 class Fragments:
@@ -59,7 +62,7 @@ def face_planes(corners: FloatArray, values: FloatArray) -> FloatArray:
     u, v = values[:, 1] - values[:, 0], values[:, 2] - values[:, 0]
     along_x = (u * b[:, 1:] - v * a[:, 1:]) / area
     along_y = (v * a[:, :1] - u * b[:, :1]) / area
-    return np.stack([values[:, 0], along_x, along_y]).transpose(0, 2, 1)
+    return np.asarray(np.stack([values[:, 0], along_x, along_y]).transpose(0, 2, 1))
 
 
 def rasterise(corners: FloatArray, nearness: FloatArray, width: int, height: int) -> Fragments:
@@ -80,15 +83,35 @@ def rasterise(corners: FloatArray, nearness: FloatArray, width: int, height: int
     slope = plane[1][face]
     start = plane[0][face] + slope * (begin + 0.5 - corners[face, 0, 0])
     start += plane[2][face] * (row + 0.5 - corners[face, 0, 1])
-    first = np.cumsum(count) - count
-    index = np.arange(int(count.sum()))
+    best = np.full(width * height, -np.inf, dtype=np.float32)
+    owner = np.full(width * height, -1, dtype=np.int64)
+    first = row * width + begin
+    total = np.cumsum(count)
+    low = 0
+    while low < len(count):
+        # As many spans as fit in the memory allowed, and at least one.
+        done = int(total[low - 1]) if low else 0
+        high = max(int(np.searchsorted(total, done + _CHUNK, side="right")), low + 1)
+        part = slice(low, high)
+        sample, near, span = _fill(first[part], count[part], start[part], slope[part])
+        kept = _nearest(sample, near, owner.size)
+        kept = kept[near[kept] > best[sample[kept]]]
+        best[sample[kept]] = near[kept]
+        owner[sample[kept]] = face[low + span[kept]]
+        low = high
+    covered = np.flatnonzero(owner >= 0)
+    return Fragments(covered, order[owner[covered]], best[covered])
+
+
+def _fill(
+    first: IntArray, count: IntArray, start: FloatArray, slope: FloatArray
+) -> tuple[IntArray, SingleArray, IntArray]:
+    """Expands spans to fragments: their samples, nearness and spans, each of shape [sum of count]."""
     span = np.repeat(np.arange(len(count)), count)
-    offset = index - first[span]
-    sample = np.repeat(row * width + begin, count) + offset
+    offset = np.arange(len(span)) - (np.cumsum(count) - count)[span]
     near = slope.astype(np.float32)[span] * offset.astype(np.float32)
     near += start.astype(np.float32)[span]
-    kept = _nearest(sample, near, width * height)
-    return Fragments(sample[kept], order[face[span[kept]]], near[kept])
+    return first[span] + offset, near, span
 
 
 def merge(fragments: Fragments, normals: FloatArray, columns: int, rows: int, n: int) -> tuple[Fragments, IntArray]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from rfo.view.camera import Camera
+from rfo.view.lettering import lettering, sample_lettering, text_ratio
 from rfo.view.light import LightMap, LightRig
 
-__all__ = ["GroundStyle", "backdrop", "font", "tile_size"]
+__all__ = ["GroundStyle", "backdrop", "tile_size"]
 
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
@@ -96,12 +93,7 @@ def backdrop(
         Linear RGB, shape [height, width, 3].
     """
     image = np.empty((height, width, 3), dtype=np.float32)
-    horizon, zenith = np.float32(style.horizon), np.float32(style.zenith)
-    right, up, forward = camera.basis()
-    slope = math.tan(math.radians(camera.fov) / 2.0) / (0.5 * height)
-    level = forward[1] + up[1] * (0.5 * height - np.arange(height) - 0.5) * slope
-    rise = np.clip(level / 0.22, 0.0, 1.0)[:, None] ** 0.8
-    image[:] = (horizon + (zenith - horizon) * rise)[:, None, :]
+    image[:] = _sky(camera, height, style)[:, None, :]
     rows = _ground_rows(camera, width, height)
     if rows is None:
         return image
@@ -110,24 +102,35 @@ def backdrop(
     if style.marks:
         _draw_marks(albedo, rows, camera, (width, height), tile, style)
     fog = np.exp(-((rows.depth / np.float32(style.fade * extent)) ** 2))[:, None]
-    color, sun, sky = np.float32(style.color), np.float32(rig.key) * np.float32(rig.direction()[1]), np.float32(rig.sky)
+    color, sky = np.array(style.color, dtype=np.float32), np.array(rig.sky, dtype=np.float32)
+    sun = np.array(rig.key, dtype=np.float32) * np.float32(rig.direction()[1])
     ground = image[rows.first :]
     ground *= (1.0 - fog)[:, :, None]
     albedo *= fog
     for k in range(3):
         ground[:, :, k] += albedo * (color[k] * (sun[k] + sky[k]))
-    for light, name, part in () if maps is None else ((maps[0], "shadow", sun), (maps[1], "contact", 0.85 * sky)):
-        box = _box(light.bounds(), camera, rows, width, height)
-        x, z = rows.points(*box)
-        taken = albedo[box] * light.sample(name, x, 0.0, z)
-        for k in range(3):
-            ground[(*box, k)] -= taken * (color[k] * np.float32(part[k]))
+    if maps is not None:
+        for light, name, part in ((maps[0], "shadow", sun), (maps[1], "contact", np.float32(0.85) * sky)):
+            down, across = _box(light.bounds(), camera, rows, width, height)
+            x, z = rows.points(down, across)
+            taken = albedo[down, across] * light.sample(name, x, 0.0, z)
+            for k in range(3):
+                ground[down, across, k] -= taken * (color[k] * part[k])
     return image
+
+
+def _sky(camera: Camera, height: int, style: GroundStyle) -> SingleArray:
+    """Returns the sky's colour in each row, shape [height, 3]."""
+    _, up, forward = camera.basis()
+    level = forward[1] + up[1] * (0.5 * height - np.arange(height) - 0.5) * camera.pixel_slope(height)
+    rise = np.clip(level / 0.22, 0.0, 1.0)[:, None] ** 0.8
+    horizon, zenith = np.array(style.horizon), np.array(style.zenith)
+    return np.asarray(horizon + (zenith - horizon) * rise, dtype=np.float32)
 
 
 def _ground_rows(camera: Camera, width: int, height: int) -> _Rows | None:
     right, up, forward = camera.basis()
-    slope = math.tan(math.radians(camera.fov) / 2.0) / (0.5 * height)
+    slope = camera.pixel_slope(height)
     vertical = (0.5 * height - np.arange(height) - 0.5) * slope
     fall = -(forward[1] + up[1] * vertical)
     below = fall > 1e-4
@@ -180,9 +183,7 @@ def _box(points: FloatArray, camera: Camera, rows: _Rows, width: int, height: in
     high = np.ceil(pixels.max(axis=0)).astype(int) + 1
     columns = slice(int(np.clip(low[0], 0, width)), int(np.clip(high[0], 0, width)))
     ground = height - rows.first
-    return slice(
-        int(np.clip(low[1] - rows.first, 0, ground)), int(np.clip(high[1] - rows.first, 0, ground))
-    ), columns
+    return slice(int(np.clip(low[1] - rows.first, 0, ground)), int(np.clip(high[1] - rows.first, 0, ground))), columns
 
 
 def _draw_marks(
@@ -195,60 +196,20 @@ def _draw_marks(
     middle = round(camera.target[0] / step)
     for index in range(middle - 12, middle + 13):
         text = f"{index * step:g} m"
-        wide = tall * _text_ratio(text)
-        centre = np.array([index * step + side * (0.08 * tile + wide / 2.0), 0.0, -side * 1.25 * tile])
-        rim = [centre + [side * i * wide / 2, 0.0, -side * j * tall / 2] for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-        pixels, depth = camera.project(np.array(rim), *size)
-        if depth.min() <= 0.05 * tile:
+        wide = tall * text_ratio(text)
+        x0, z0 = index * step + side * (0.08 * tile + wide / 2.0), -side * 1.25 * tile
+        signs = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]) * side
+        rim = np.zeros((4, 3))
+        rim[:, 0], rim[:, 2] = x0 + signs[:, 0] * wide / 2.0, z0 - signs[:, 1] * tall / 2.0
+        pixels, depth = camera.project(rim, *size)
+        length, rise = float(np.linalg.norm(pixels[1] - pixels[0])), float(abs(pixels[2, 1] - pixels[1, 1]))
+        if depth.min() <= 0.05 * tile or length < 6.0 or rise < 2.0:
             continue
-        box = _box(np.array(rim), camera, rows, *size)
-        high, across = box[0].stop - box[0].start, box[1].stop - box[1].start
-        lettering = float(np.linalg.norm(pixels[1] - pixels[0]))
-        if high < 3 or across < 3 or lettering < 6.0:
+        down, across = _box(rim, camera, rows, *size)
+        if down.start >= down.stop or across.start >= across.stop:
             continue
-        x, z = rows.points(*box)
-        u = np.float32(side) * (x - np.float32(centre[0])) / np.float32(wide) + np.float32(0.5)
-        v = np.float32(side) * (z - np.float32(centre[2])) / np.float32(tall) + np.float32(0.5)
-        rise = float(np.abs(pixels[2, 1] - pixels[1, 1]))
-        table = _lettering(text, max(round(lettering / 4) * 4, 8), max(round(rise), 4))
-        albedo[box] *= np.float32(1.0) - np.float32(style.mark) * _bilinear(table, u, v)
-
-
-def _bilinear(table: SingleArray, u: SingleArray, v: SingleArray) -> SingleArray:
-    """Samples a picture at coordinates in [0, 1]; zero outside."""
-    rows, columns = table.shape
-    i = np.clip(v * rows - np.float32(0.5), 0.0, rows - 1.001)
-    j = np.clip(u * columns - np.float32(0.5), 0.0, columns - 1.001)
-    i0, j0 = i.astype(np.int32), j.astype(np.int32)
-    i, j = i - i0, j - j0
-    top = table[i0, j0] * (1 - j) + table[i0, j0 + 1] * j
-    bottom = table[i0 + 1, j0] * (1 - j) + table[i0 + 1, j0 + 1] * j
-    inside = (u > 0) & (u < 1) & (v > 0) & (v < 1)
-    return np.asarray((top * (1 - i) + bottom * i) * inside, dtype=np.float32)
-
-
-@lru_cache(maxsize=16)
-def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Returns the sans-serif font that matplotlib brings along, so that pictures are the same everywhere."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-@lru_cache(maxsize=512)
-def _master(text: str) -> Image.Image:
-    box = font(96, bold=True).getbbox(text)
-    image = Image.new("L", (int(box[2]) + 24, 112), 0)
-    ImageDraw.Draw(image).text((12, -2), text, fill=255, font=font(96, bold=True))
-    return image
-
-
-def _text_ratio(text: str) -> float:
-    image = _master(text)
-    return image.width / image.height
-
-
-@lru_cache(maxsize=512)
-def _lettering(text: str, width: int, height: int) -> SingleArray:
-    """Returns text as coverage in [0, 1] at about the size at which it is seen, so that sampling does not alias."""
-    image = _master(text).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.float32) / np.float32(255.0)
+        x, z = rows.points(down, across)
+        u = np.float32(side) * (x - np.float32(x0)) / np.float32(wide) + np.float32(0.5)
+        v = np.float32(side) * (z - np.float32(z0)) / np.float32(tall) + np.float32(0.5)
+        table = lettering(text, max(round(length / 4) * 4, 8), max(round(rise), 4))
+        albedo[down, across] *= np.float32(1.0) - np.float32(style.mark) * sample_lettering(table, u, v)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rfo.view.colors import srgb_from_linear
 from rfo.view.fragments import rasterise
 
-__all__ = ["LightMap", "LightRig", "blur", "light_map", "shade", "tone"]
+__all__ = ["LightMap", "LightRig", "blur", "light_map", "shade", "sharpness", "tone"]
 
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
@@ -43,7 +43,7 @@ class LightRig:
     def direction(self) -> FloatArray:
         """Returns the unit vector toward the key light, shape [3]."""
         vector = np.asarray(self.toward, dtype=np.float64)
-        return vector / np.linalg.norm(vector)
+        return np.asarray(vector / np.linalg.norm(vector))
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _penumbra(cover: SingleArray, clearance: SingleArray, extent: float, unit: f
     near, far = blur(cover, 0.014 * unit), blur(cover, 0.10 * unit)
     mean = blur(cover * clearance, 0.14 * unit) / np.maximum(blur(cover, 0.14 * unit), 1e-4)
     softness = np.clip(mean / np.float32(0.9 * extent), 0.0, 1.0)
-    return near + (far - near) * softness
+    return np.asarray(near + (far - near) * softness, dtype=np.float32)
 
 
 def shade(
@@ -190,7 +190,7 @@ def shade(
 def tone(linear: SingleArray) -> npt.NDArray[np.uint8]:
     """Maps linear RGB to 8-bit sRGB: straight up to 0.7, above it a shoulder that never clips hard."""
     index = np.clip(linear * np.float32(_TONE_STEPS / _TONE_RANGE), 0, _TONE_STEPS - 1).astype(np.uint16)
-    return _tone_table()[index]
+    return np.asarray(_tone_table()[index])
 
 
 @lru_cache(maxsize=1)

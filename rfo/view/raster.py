@@ -7,7 +7,7 @@ on maps over the ground (`light`), and the samples are averaged over the set (`g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from rfo.view.camera import Camera
 from rfo.view.fragments import Fragments, face_planes, merge, rasterise
 from rfo.view.ground import GroundStyle, backdrop
 from rfo.view.light import LightMap, LightRig, light_map, shade, sharpness, tone
-from rfo.view.surface import bevel, corner_normals, face_normals, is_closed
+from rfo.view.surface import bevel, corner_normals, is_closed
 
 __all__ = ["Look", "render"]
 
@@ -44,8 +44,8 @@ class Look:
     bevel_levels: int = 2
     bevel_passes: int = 5
     bevel_faces: int = 1000
-    ground: GroundStyle = GroundStyle()
-    light: LightRig = LightRig()
+    ground: GroundStyle = field(default_factory=GroundStyle)
+    light: LightRig = field(default_factory=LightRig)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _soup(scene: Scene, look: Look) -> _Soup:
     if not parts:
         empty = np.zeros((0, 3, 3))
         return _Soup(empty, empty, empty, np.zeros(0, dtype=bool))
-    return _Soup(*(np.concatenate(column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+    return _Soup(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _require_sound(index: int, mesh: SceneMesh) -> None:

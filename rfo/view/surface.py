@@ -39,9 +39,9 @@ def corner_normals(mesh: SceneMesh) -> FloatArray:
     corner, neighbour = _corner_neighbours(*_key(mesh.faces), len(mesh.vertices))
     cosine = np.einsum("ij,ij->i", unit[corner // 3], unit[neighbour])
     weight = np.clip((cosine - _SHARP_ABOVE) / (_SMOOTH_BELOW - _SHARP_ABOVE), 0.0, 1.0)
-    total = np.stack(
-        [np.bincount(corner, weight * weighted[neighbour, k], minlength=3 * len(unit)) for k in range(3)], axis=1
-    )
+    total = np.zeros((3 * len(unit), 3))
+    for k in range(3):
+        total[:, k] = np.bincount(corner, weight * weighted[neighbour, k], minlength=3 * len(unit))
     total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)
     return total.reshape(-1, 3, 3)
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from rfo.core.errors import UsageError
 from rfo.core.scene import Scene
 from rfo.view.camera import Camera, FollowCamera
-from rfo.view.ground import font
+from rfo.view.lettering import font
 from rfo.view.raster import Look, render
 
 __all__ = ["caption", "film_strip", "record", "write_image", "write_video"]
@@ -137,7 +137,7 @@ def caption(frame: Frame, text: str) -> Frame:
     size = max(round(height / 27), 9)
     pad = round(0.55 * size)
     image = Image.fromarray(frame).convert("RGB")
-    left, top, right, bottom = font(size).getbbox(text)
+    left, _, right, _ = font(size).getbbox(text)
     ascent, descent = font(size).getmetrics()
     plate = (pad, height - 3 * pad - ascent - descent, 3 * pad + round(right - left), height - pad)
     layer = Image.new("L", image.size, 0)

@@ -83,10 +83,9 @@ def rasterise(corners: FloatArray, nearness: FloatArray, width: int, height: int
     slope = plane[1][face]
     start = plane[0][face] + slope * (begin + 0.5 - corners[face, 0, 0])
     start += plane[2][face] * (row + 0.5 - corners[face, 0, 1])
-    best = np.full(width * height, -np.inf, dtype=np.float32)
-    owner = np.full(width * height, -1, dtype=np.int64)
     first = row * width + begin
     total = np.cumsum(count)
+    seen = Fragments(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
     low = 0
     while low < len(count):
         # As many spans as fit in the memory allowed, and at least one.
@@ -94,13 +93,18 @@ def rasterise(corners: FloatArray, nearness: FloatArray, width: int, height: int
         high = max(int(np.searchsorted(total, done + _CHUNK, side="right")), low + 1)
         part = slice(low, high)
         sample, near, span = _fill(first[part], count[part], start[part], slope[part])
-        kept = _nearest(sample, near, owner.size)
-        kept = kept[near[kept] > best[sample[kept]]]
-        best[sample[kept]] = near[kept]
-        owner[sample[kept]] = face[low + span[kept]]
+        kept = _nearest(sample, near, width * height)
+        found = Fragments(sample[kept], order[face[low + span[kept]]], near[kept])
+        seen = _front(seen, found, width * height) if low else found
         low = high
-    covered = np.flatnonzero(owner >= 0)
-    return Fragments(covered, order[owner[covered]], best[covered])
+    return seen
+
+
+def _front(a: Fragments, b: Fragments, size: int) -> Fragments:
+    """Returns what is in front of two sets of fragments of the same picture."""
+    sample, near = np.concatenate([a.sample, b.sample]), np.concatenate([a.nearness, b.nearness])
+    kept = _nearest(sample, near, size)
+    return Fragments(sample[kept], np.concatenate([a.face, b.face])[kept], near[kept])
 
 
 def _fill(
@@ -129,26 +133,23 @@ def merge(fragments: Fragments, normals: FloatArray, columns: int, rows: int, n:
     Returns:
         The remaining fragments, and for how many samples each of them stands.
     """
-    index = np.full(rows * n * columns * n, -1, dtype=np.int64)
-    index[fragments.sample] = np.arange(len(fragments.sample))
-    grid = index.reshape(rows, n, columns, n)
-    middle = grid[:, n // 2, :, n // 2].ravel()
-    alike = middle >= 0
-    for i in range(n):
-        for j in range(n):
-            other = grid[:, i, :, j].ravel()
-            alike &= other >= 0
-            pixel = np.flatnonzero(alike)
-            a, b = other[pixel], middle[pixel]
-            near = fragments.nearness[b]
-            apart = np.abs(fragments.nearness[a] - near) > np.float32(0.02) * near
-            fa, fb = fragments.face[a], fragments.face[b]
-            differ = np.flatnonzero((fa != fb) & ~apart)
-            apart[differ] = np.einsum("ij,ij->i", normals[fa[differ]], normals[fb[differ]]) < 0.95
-            alike[pixel[apart]] = False
-    single = ~np.broadcast_to(alike.reshape(rows, 1, columns, 1), grid.shape)[grid >= 0]
-    weight = single.astype(np.int64)
-    weight[middle[alike]] = n * n
+    index = np.full(rows * n * columns * n, -1, dtype=np.int32)
+    index[fragments.sample] = np.arange(len(fragments.sample), dtype=np.int32)
+    # One row per place in the pixel, the middle one apart.
+    grid = index.reshape(rows, n, columns, n).transpose(1, 3, 0, 2).reshape(n * n, rows * columns)
+    middle = grid[(n // 2) * (n + 1)]
+    pixel = np.flatnonzero((grid >= 0).all(axis=0))
+    for other in grid:
+        a, b = other[pixel], middle[pixel]
+        near = fragments.nearness[b]
+        apart = np.abs(fragments.nearness[a] - near) > np.float32(0.02) * near
+        fa, fb = fragments.face[a], fragments.face[b]
+        differ = np.flatnonzero((fa != fb) & ~apart)
+        apart[differ] = np.einsum("ij,ij->i", normals[fa[differ]], normals[fb[differ]]) < 0.95
+        pixel = pixel[~apart]
+    weight = np.ones(len(fragments.sample), dtype=np.int64)
+    weight[grid[:, pixel].ravel()] = 0
+    weight[middle[pixel]] = n * n
     kept = np.flatnonzero(weight)
     return Fragments(fragments.sample[kept], fragments.face[kept], fragments.nearness[kept]), weight[kept]
 

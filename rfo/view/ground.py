@@ -17,6 +17,9 @@ __all__ = ["GroundStyle", "backdrop", "tile_size"]
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
 
+# Rows handled at a time: what is computed on the way then stays in the cache.
+_BAND = 32
+
 
 @dataclass(frozen=True)
 class GroundStyle:
@@ -151,18 +154,21 @@ def _ground_rows(camera: Camera, width: int, height: int) -> _Rows | None:
 
 def _tiles(rows: _Rows, tile: float, style: GroundStyle) -> SingleArray:
     """Returns relative reflectance of tiles and lines, averaged over each pixel's footprint along x and z."""
-    checker: SingleArray | float = np.float32(style.contrast)
-    gap: SingleArray | float = np.float32(1.0)
-    for k, value in enumerate(rows.points(slice(None), slice(None))):
-        size = np.maximum(rows.footprint[:, k, None] / np.float32(tile), 1e-4)
-        unit = value / np.float32(tile)
-        checker = checker * _square_wave(unit, size)
-        distance = np.abs(unit - np.rint(unit))
-        half = np.float32(0.006)
-        reach = np.float32(0.5) * size
-        cover = np.clip((np.minimum(distance + reach, half) - np.maximum(distance - reach, -half)) / size, 0.0, 1.0)
-        gap = gap * (1.0 - cover)
-    return np.asarray((1.0 + checker) * (1.0 - np.float32(style.line) * (1.0 - gap)), dtype=np.float32)
+    albedo = np.empty((len(rows.depth), len(rows.across)), dtype=np.float32)
+    for begin in range(0, len(albedo), _BAND):
+        band = slice(begin, begin + _BAND)
+        checker: SingleArray | float = style.contrast
+        gap: SingleArray | float = 1.0
+        for k, value in enumerate(rows.points(band, slice(None))):
+            size = np.maximum(rows.footprint[band, k, None] / np.float32(tile), 1e-4)
+            unit = value / np.float32(tile)
+            checker = checker * _square_wave(unit, size)
+            distance = np.abs(unit - np.rint(unit))
+            reach, half = np.float32(0.5) * size, np.float32(0.006)
+            cover = np.minimum(distance + reach, half) - np.maximum(distance - reach, -half)
+            gap = gap * (1.0 - np.clip(cover / size, 0.0, 1.0))
+        albedo[band] = (1.0 + checker) * (1.0 - style.line * (1.0 - gap))
+    return albedo
 
 
 def _square_wave(unit: SingleArray, size: SingleArray) -> SingleArray:

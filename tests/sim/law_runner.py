@@ -85,4 +85,3 @@ def directional_error(
         difference = (ends[0] - ends[1]) / (2.0 * step)
         worst = max(worst, abs(exact - difference) / abs(difference))
     return worst
-

@@ -7,7 +7,7 @@ import pytest
 from law_runner import run_law
 
 from rfo.sim import trace
-from rfo.sim.kernel import Item, Law
+from rfo.sim.kernel import Item, Law, Table
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
 
 POSITIVE = {"sqrt", "log"}
@@ -27,7 +27,11 @@ ON_NUMPY = {
     "min": np.minimum,
     "max": np.maximum,
     "select": lambda c, a, b: np.where(c > 0, a, b),
+    "floor": np.floor,
+    "detach": lambda a: a,
 }
+
+PASSING = [column for column, op in enumerate(ON_NUMPY) if op != "detach"]
 
 
 def _raw(op: str, operands: np.ndarray) -> Expr:
@@ -37,10 +41,10 @@ def _raw(op: str, operands: np.ndarray) -> Expr:
 
 def _table() -> Law:
     def function(any_sign: np.ndarray, positive: np.ndarray) -> dict[str, np.ndarray]:
-        results = [_raw(op, positive if op in POSITIVE else any_sign) for op in OPERATIONS]
+        results = [_raw(op, positive if op in POSITIVE else any_sign) for op in ON_NUMPY]
         return {"y": np.array(results, dtype=object)}
 
-    return Law("table", function, {"any_sign": Item((3,)), "positive": Item((3,))}, {"y": Item((len(OPERATIONS),))})
+    return Law("table", function, {"any_sign": Item((3,)), "positive": Item((3,))}, {"y": Item((len(ON_NUMPY),))})
 
 
 def _operands(n: int = 19, items: int = 7) -> dict[str, np.ndarray]:
@@ -52,7 +56,7 @@ def _operands(n: int = 19, items: int = 7) -> dict[str, np.ndarray]:
 
 def _on_numpy(values: dict[str, np.ndarray]) -> np.ndarray:
     columns = []
-    for op in OPERATIONS:
+    for op in ON_NUMPY:
         source = values["positive" if op in POSITIVE else "any_sign"]
         columns.append(ON_NUMPY[op](*(source[..., i] for i in range(ARITY.get(op, 1)))))
     return np.stack(columns, axis=-1)
@@ -60,14 +64,14 @@ def _on_numpy(values: dict[str, np.ndarray]) -> np.ndarray:
 
 def test_every_operation_is_listed_here() -> None:
     """A new row of the table must come with its reference."""
-    assert set(ON_NUMPY) == set(OPERATIONS)
+    assert {*ON_NUMPY, "lookup"} == set(OPERATIONS)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-14), ("float32", 1e-6)])
 def test_compiled_operations_equal_numpy(dtype: str, limit: float) -> None:
     """Each row of the table, compiled for lanes of either type, computes what NumPy computes."""
     values = _operands()
-    found = run_law(_table(), values, {"y": (7, len(OPERATIONS))}, dtype)["y"]
+    found = run_law(_table(), values, {"y": (7, len(ON_NUMPY))}, dtype)["y"]
     expected = _on_numpy({k: v.astype(dtype).astype(np.float64) for k, v in values.items()})
     assert np.abs(found - expected).max(initial=0.0) <= limit * np.abs(expected).max()
 
@@ -76,7 +80,7 @@ def test_compiled_operations_equal_numpy(dtype: str, limit: float) -> None:
 def test_compiled_adjoints_equal_differences(dtype: str, limit: float) -> None:
     """Each row's adjoint, compiled, is the derivative of what NumPy computes."""
     values = _operands()
-    bar = np.random.default_rng(1).standard_normal((19, 7, len(OPERATIONS)))
+    bar = np.random.default_rng(1).standard_normal((19, 7, len(ON_NUMPY)))
     adjoint = _table().adjoint(["any_sign", "positive"])
     shapes = {"bar_any_sign": (7, 3), "bar_positive": (7, 3)}
     found = run_law(adjoint, {**values, "bar_y": bar}, shapes, dtype)
@@ -88,7 +92,7 @@ def test_compiled_adjoints_equal_differences(dtype: str, limit: float) -> None:
                 moved = {k: v.copy() for k, v in values.items()}
                 moved[name][..., component] += sign * step
                 ends.append(_on_numpy(moved))
-            expected = (bar * (ends[0] - ends[1]) / (2 * step)).sum(axis=-1)
+            expected = (bar * (ends[0] - ends[1]) / (2 * step))[..., PASSING].sum(axis=-1)
             error = np.abs(found[f"bar_{name}"][..., component] - expected)
             assert error.max() <= limit * max(1.0, np.abs(expected).max())
 
@@ -166,3 +170,18 @@ def test_powers_other_than_positive_integers_are_refused() -> None:
     """An exponent the table cannot express says what to use instead."""
     with pytest.raises(TypeError, match="sqrt, exp or log"):
         symbol("x") ** 0.5
+
+
+def test_lookup_reads_a_table() -> None:
+    """Entries of a table are found by a computed index, in compiled lanes as in NumPy, and carry no gradient."""
+
+    def function(x: object, table: object) -> dict[str, object]:
+        cell = trace.floor(x)
+        return {"y": trace.lookup(table, cell) * (x - cell)}
+
+    law = Law("lookup", function, {"x": Item(), "table": Table()}, {"y": Item()})
+    x = np.random.default_rng(0).uniform(0.0, 6.0, (19, 4))
+    table = np.arange(7.0) ** 2
+    assert np.abs(run_law(law, {"x": x, "table": table}, {"y": (4,)})["y"] - function(x, table)["y"]).max() < 1e-13
+    adjoint = run_law(law.adjoint(["x"]), {"x": x, "table": table, "bar_y": np.ones_like(x)}, {"bar_x": (4,)})["bar_x"]
+    assert (adjoint == table[x.astype(int)]).all()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from rfo.view.colors import srgb_from_linear
+from rfo.core.colors import srgb_from_linear
 from rfo.view.fragments import rasterise
 
 __all__ = ["LightMap", "LightRig", "blur", "light_map", "shade", "sharpness", "tone"]

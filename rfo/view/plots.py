@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from rfo.core.errors import UsageError
-from rfo.view.colors import SERIES
+from rfo.core.colors import SERIES
 
 __all__ = ["mean_and_interval", "plot_curve", "plot_gradients"]
 

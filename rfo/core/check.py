@@ -15,7 +15,7 @@ from torch import Tensor
 from rfo.core.shell import VectorEnv
 from rfo.core.task import State, Task, TaskSpec
 
-__all__ = ["Check", "CheckReport", "check_task"]
+__all__ = ["Check", "CheckReport", "check_task", "iterate_checks"]
 
 BATCH_LIMIT = 1e-5
 """Largest relative difference between an environment in a batch and the same environment alone."""
@@ -81,7 +81,7 @@ def check_task(
 
 
 def iterate_checks(
-    task_class: type[Task], device: str | torch.device, threads: int | None, n: int, seed: int
+    task_class: type[Task], device: str | torch.device, threads: int | None, n: int = 18, seed: int = 0
 ) -> Iterator[Check]:
     """Yields the findings of `check_task` one by one, as they are made."""
     from rfo.core.check_gradient import check_gradients

@@ -204,7 +204,7 @@ def _check_direction(name: str, kind: str, probe: _Probe) -> Check:
     if not passed and found.roughness > limit:
         message = (
             f"environment {found.environment}: gradient and differences disagree, but so do differences of "
-            f"neighbouring step sizes ({found.roughness:.1e}): a kink or a stiff contact; smooth it or move away from it"
+            f"neighbouring step sizes ({found.roughness:.1e}): a kink or a stiff contact; smooth it"
         )
     elif not passed:
         message = (

@@ -137,7 +137,7 @@ def _begin(options: argparse.Namespace) -> tuple[Experiment, Path]:
 def _resume(options: argparse.Namespace) -> tuple[Experiment, Path]:
     given = [name for name in ("config", "seed", "run_dir") if getattr(options, name) is not None]
     if given or options.settings:
-        what = (given + ["set"])[0].replace("_", "-")
+        what = [*given, "set"][0].replace("_", "-")
         raise UsageError(f"--resume continues a run with its own config; leave out {what} (threads may change)")
     run_dir = Path(options.resume)
     if not (run_dir / "config.yaml").is_file():

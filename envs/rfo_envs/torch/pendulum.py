@@ -45,6 +45,10 @@ class PendulumSwingup(Task):
         """At most 1, for standing upright at rest."""
         return next_state["angle"].cos() - 0.02 * next_state["rate"] ** 2 - 0.01 * action[:, 0] ** 2
 
+    def metrics(self, state: State) -> dict[str, Tensor]:
+        """Height of the bob over the pivot relative to the length: 1 when upright."""
+        return {"height": state["angle"].cos()}
+
     def scene(self, state: State, index: int) -> Scene:
         """A rod and a bob."""
         pivot, angle = np.array([0.0, 1.4, 0.0]), float(state["angle"][index])

@@ -1,0 +1,125 @@
+"""Fitting twin critics to the TD(lambda) targets of a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rfo.core.task import Observation
+from rfo.data.horizon import Window, flatten_batch, select_rows
+from rfo.data.returns import td_lambda
+from rfo.policy.critics import TwinCritic
+from rfo.policy.normalize import Normalization
+
+__all__ = ["ValueFit", "clip_gradient"]
+
+
+class ValueFit:
+    """Several passes of minibatch regression per window.
+
+    Args:
+        critic: The networks to fit.
+        optimizer: Over the critic's parameters.
+        gamma: Discount per control step.
+        lam: Lambda of the targets.
+        epochs: Passes over the window.
+        minibatches: Minibatches of a pass.
+        grad_clip: Largest gradient norm.
+        generator: Source of the order of the minibatches.
+    """
+
+    def __init__(
+        self,
+        critic: TwinCritic,
+        optimizer: torch.optim.Optimizer,
+        *,
+        gamma: float,
+        lam: float,
+        epochs: int,
+        minibatches: int,
+        grad_clip: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.critic, self.optimizer, self.generator = critic, optimizer, generator
+        self.gamma, self.lam = gamma, lam
+        self.epochs, self.minibatches, self.grad_clip = epochs, minibatches, grad_clip
+
+    def fit(self, window: Window, normalization: Normalization) -> dict[str, Tensor]:
+        """Fits both networks to one window.
+
+        Args:
+            window: What was collected; its graph is not touched.
+            normalization: The statistics it was collected with.
+
+        Returns:
+            `critic_loss` (mean over the minibatches, sum over both networks), and of the state before the fit
+            `value_mean` and `explained_variance`.
+
+        Raises:
+            FloatingPointError: The loss or its gradient is not finite.
+        """
+        observation = flatten_batch(normalization(window.observation))
+        target = self.targets(window, normalization).flatten()
+        with torch.no_grad():
+            value = self.critic.mean(observation)
+        loss_sum = torch.zeros_like(target[0])
+        for _ in range(self.epochs):
+            order = torch.randperm(len(target), generator=self.generator, device=target.device)
+            loss_sum += self._run_epoch(select_rows(observation, order), target[order])
+        return {
+            "critic_loss": loss_sum / self.epochs,
+            "value_mean": value.mean(),
+            "explained_variance": 1.0 - (target - value).var() / target.var().clamp(min=1e-12),
+        }
+
+    @torch.no_grad()
+    def targets(self, window: Window, normalization: Normalization) -> Tensor:
+        """Returns TD(lambda) targets from the smaller of both values, shape [H, N]."""
+        final = {key: value.detach() for key, value in window.final_observation.items()}
+        next_value = self.critic.min(flatten_batch(normalization(final))).view(window.reward.shape)
+        reward = window.reward.detach()
+        return td_lambda(reward, next_value, window.terminated, window.truncated, gamma=self.gamma, lam=self.lam)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything needed to continue bit for bit, the networks included."""
+        return {
+            "critic": self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a `state_dict`."""
+        self.critic.load_state_dict(state_dict["critic"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.generator.set_state(state_dict["generator"].cpu())
+
+    def _run_epoch(self, observation: Observation, target: Tensor) -> Tensor:
+        chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
+        loss_sum = torch.zeros_like(target[0])
+        for i, part in enumerate(target.chunk(self.minibatches)):
+            predicted = self.critic({key: parts[i] for key, parts in chunks.items()})
+            loss = (predicted - part).square().sum() / len(part)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            clip_gradient(self.critic, self.grad_clip, what="critic")
+            self.optimizer.step()
+            loss_sum += loss.detach()
+        return loss_sum / self.minibatches
+
+
+def clip_gradient(module: nn.Module, limit: float, *, what: str) -> Tensor:
+    """Scales a module's gradient down to norm `limit` and returns its norm before that, a scalar.
+
+    Raises:
+        FloatingPointError: The norm is not finite; nothing is hidden by scaling or zeroing.
+    """
+    norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+    if not bool(norm.isfinite()):
+        raise FloatingPointError(
+            f"the {what}'s gradient norm is {float(norm)}: "
+            "try a shorter horizon, a smaller learning rate or more substeps"
+        )
+    return norm

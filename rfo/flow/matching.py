@@ -1,0 +1,48 @@
+"""Conditional flow matching: pull a velocity field towards carrying noise to given targets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rfo.flow.velocity import VelocityField
+
+__all__ = ["Reduction", "conditional_flow_matching"]
+
+Reduction = Literal["mean", "sum"]
+"""How the squared error is reduced over the action entries; over the batch it is always the mean."""
+
+
+def conditional_flow_matching(
+    field: VelocityField,
+    prepared: Tensor,
+    target: Tensor,
+    *,
+    generator: torch.Generator,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Returns E |v(z, u | s) - (y - e)|^2 with e ~ N(0, I), u ~ U(0, 1), z = (1 - u) e + u y.
+
+    The straight-path loss of flow matching (Lipman et al., arXiv 2210.02747); the two regularisers of RFO
+    (arXiv 2602.03501) are this loss with different targets.
+
+    Args:
+        field: The velocity field.
+        prepared: Observations as returned by `field.prepare`, first dimension B.
+        target: y in the space the flow lives in (before the tanh), shape [B, A]. No gradient flows into it.
+        generator: Source of e and u.
+        reduction: Mean or sum over A.
+
+    Returns:
+        The loss, a scalar.
+    """
+    target = target.detach()
+    like = {"dtype": target.dtype, "device": target.device}
+    noise = torch.randn(target.shape, generator=generator, **like)  # type: ignore[call-overload]
+    u = torch.rand(target.shape[0], 1, generator=generator, **like)  # type: ignore[call-overload]
+    error = field.velocity(prepared, torch.lerp(noise, target, u), u) - (target - noise)
+    squared = error.square()
+    loss: Tensor = squared.mean() if reduction == "mean" else squared.sum(dim=-1).mean()
+    return loss

@@ -1,0 +1,62 @@
+"""A policy that draws an action by carrying noise along a velocity field."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rfo.core.task import Observation
+from rfo.flow.integrate import Solver, integrate
+from rfo.flow.velocity import VelocityField
+from rfo.policy.encoders import Encoder
+
+__all__ = ["FlowPolicy"]
+
+
+class FlowPolicy(nn.Module):
+    """a = tanh(x_K), with x_0 noise and x_K the solution of dx/du = v(x, u | s) at u = 1.
+
+    Differentiable in the observation, the noise and the parameters (RFO, arXiv 2602.03501); nothing here needs a
+    density.
+
+    Args:
+        encoder: Observation to features.
+        field: Velocity field on the features.
+        steps: Number K of flow steps.
+        solver: One-step method of the flow.
+    """
+
+    def __init__(self, encoder: Encoder, field: VelocityField, *, steps: int, solver: Solver) -> None:
+        super().__init__()
+        self.encoder, self.field = encoder, field
+        self.steps, self.solver = steps, solver
+
+    @property
+    def action_dim(self) -> int:
+        """Size A of the action."""
+        return self.field.action_dim
+
+    def prepare(self, observation: Observation) -> Tensor:
+        """Computes what the field needs of a normalised observation, first dimension B."""
+        return self.field.prepare(self.encoder(observation))
+
+    def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws actions.
+
+        Args:
+            observation: Normalised, first dimension B.
+            noise: x_0, standard normal, or zero for the deterministic action, shape [B, A].
+
+        Returns:
+            The latent x_K and the action tanh(x_K), each of shape [B, A].
+        """
+        velocity = partial(self.field.velocity, self.prepare(observation))
+        latent = integrate(velocity, noise, steps=self.steps, solver=self.solver)
+        return latent, torch.tanh(latent)
+
+    def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Returns latent and action of the noise's mean, zero."""
+        batch = next(iter(observation.values()))
+        return self.sample(observation, batch.new_zeros(batch.shape[0], self.action_dim))

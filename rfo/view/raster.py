@@ -1,0 +1,199 @@
+"""A software renderer: `render(scene, camera, width, height)` needs no display, GPU or OpenGL.
+
+Order of work: surfaces are prepared (`surface`), triangles become visible samples (`fragments`), shadows are looked up
+on maps over the ground (`light`), and the samples are averaged over the set (`ground`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rfo.core.errors import UsageError
+from rfo.core.scene import Scene, SceneMesh
+from rfo.view.camera import Camera
+from rfo.view.fragments import Fragments, face_planes, merge, rasterise
+from rfo.view.ground import GroundStyle, backdrop
+from rfo.view.light import LightMap, LightRig, light_map, shade, sharpness, tone
+from rfo.view.surface import bevel, corner_normals, face_normals, is_closed
+
+__all__ = ["Look", "render"]
+
+FloatArray = npt.NDArray[np.float64]
+SingleArray = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are drawn.
+
+    Attributes:
+        samples: Samples per pixel along each axis, for smooth edges.
+        bevel_levels: Subdivisions of smooth meshes before their edges are rounded (`surface.bevel`).
+        bevel_passes: How far edges are rounded; 0 leaves them sharp.
+        bevel_faces: Meshes with more faces than this are fine enough as they are.
+        ground: Looks of ground and sky.
+        light: The lights.
+    """
+
+    samples: int = 3
+    bevel_levels: int = 2
+    bevel_passes: int = 5
+    bevel_faces: int = 1000
+    ground: GroundStyle = GroundStyle()
+    light: LightRig = LightRig()
+
+
+@dataclass(frozen=True)
+class _Soup:
+    """All triangles of a scene: positions, normals and colours at the corners, each of shape [F, 3, 3]."""
+
+    position: FloatArray
+    normal: FloatArray
+    color: FloatArray
+    two_sided: npt.NDArray[np.bool_]
+
+
+def render(scene: Scene, camera: Camera, width: int = 960, height: int = 540, look: Look | None = None) -> Image:
+    """Draws a scene over a ground plane under a pale sky.
+
+    Args:
+        scene: What to draw; triangles that reach behind the camera are left out.
+        camera: Where it is seen from.
+        width: Picture width [px].
+        height: Picture height [px].
+        look: Looks; `Look()` if None.
+
+    Returns:
+        sRGB, shape [height, width, 3].
+
+    Raises:
+        UsageError: The size is not positive, or the scene is malformed or not finite.
+    """
+    look = look or Look()
+    if width < 1 or height < 1:
+        raise UsageError(f"render: a picture of {width} x {height} pixels is empty; both must be at least 1")
+    soup = _soup(scene, look)
+    extent = float(scene.extent)
+    maps = None
+    if len(soup.position):
+        overhead = np.array([0.0, 1.0, 0.0])
+        maps = (
+            light_map(soup.position, look.light.direction(), extent),
+            light_map(soup.position, overhead, extent, 128),
+        )
+    image = backdrop(camera, width, height, extent, look.ground, look.light, maps)
+    if maps is not None:
+        _draw(image, soup, camera, look, maps, extent)
+    return tone(image)
+
+
+def _soup(scene: Scene, look: Look) -> _Soup:
+    if not (np.isfinite(scene.focus).all() and math.isfinite(scene.extent) and scene.extent > 0.0):
+        raise UsageError(f"render: scene focus {scene.focus} or extent {scene.extent} is not finite and positive")
+    parts: list[tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]] = []
+    for index, mesh in enumerate(scene.meshes):
+        _require_sound(index, mesh)
+        if mesh.smooth and look.bevel_passes and len(mesh.faces) <= look.bevel_faces:
+            mesh = bevel(mesh, levels=look.bevel_levels, passes=look.bevel_passes)
+        sides = np.full(len(mesh.faces), not is_closed(mesh.faces))
+        parts.append((mesh.vertices[mesh.faces], corner_normals(mesh), mesh.colors[mesh.faces], sides))
+    if not parts:
+        empty = np.zeros((0, 3, 3))
+        return _Soup(empty, empty, empty, np.zeros(0, dtype=bool))
+    return _Soup(*(np.concatenate(column) for column in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
+def _require_sound(index: int, mesh: SceneMesh) -> None:
+    count = len(mesh.vertices)
+    if mesh.colors.shape != (count, 3):
+        raise UsageError(f"render: mesh {index} has {count} vertices but colours of shape {mesh.colors.shape}")
+    if len(mesh.faces) and not 0 <= int(mesh.faces.min()) <= int(mesh.faces.max()) < count:
+        raise UsageError(f"render: mesh {index} has faces that name vertices outside 0..{count - 1}")
+    if not np.isfinite(mesh.vertices).all():
+        raise UsageError(f"render: mesh {index} has vertices that are not finite; has the simulation diverged?")
+
+
+def _draw(
+    image: SingleArray, soup: _Soup, camera: Camera, look: Look, maps: tuple[LightMap, LightMap], extent: float
+) -> None:
+    """Draws the triangles into a linear image, in place."""
+    height, width = image.shape[:2]
+    n = look.samples
+    pixels, depth = camera.project(soup.position.reshape(-1, 3), width, height)
+    corners, depth = pixels.reshape(-1, 3, 2), depth.reshape(-1, 3)
+    eye = np.asarray(camera.eye)
+    outward = np.cross(soup.position[:, 1] - soup.position[:, 0], soup.position[:, 2] - soup.position[:, 0])
+    front = np.einsum("ij,ij->i", outward, eye - soup.position[:, 0]) > 0.0
+    near = 1e-3 * extent
+    seen = (depth.min(axis=1) > near) & (front | soup.two_sided)
+    seen &= (corners.max(axis=1) > 0.0).all(axis=1) & (corners.min(axis=1) < [width, height]).all(axis=1)
+    if not seen.any():
+        return
+    corners, inverse = corners[seen], 1.0 / depth[seen]
+    low = np.maximum(np.floor(corners.min(axis=(0, 1))).astype(int), 0)
+    high = np.minimum(np.ceil(corners.max(axis=(0, 1))).astype(int), [width, height])
+    columns, rows = (high - low).tolist()
+    corners = (corners - low) * n
+    facing = outward[seen] / np.maximum(np.linalg.norm(outward[seen], axis=1, keepdims=True), 1e-20)
+    fragments, weight = merge(rasterise(corners, inverse, columns * n, rows * n), facing, columns, rows, n)
+    flip = np.where(front[seen], 1.0, -1.0)[:, None, None]
+    values = np.concatenate([soup.position[seen], soup.normal[seen] * flip, soup.color[seen]], axis=2)
+    light, above = _light(fragments, corners, inverse, values, columns * n, eye, maps, look.light, extent)
+    weight = weight * above
+    pixel = fragments.sample // (columns * n) // n * columns + fragments.sample % (columns * n) // n
+    window = image[low[1] : high[1], low[0] : high[0]]
+    cover = np.bincount(pixel, weight, minlength=rows * columns).reshape(rows, columns, 1) / n**2
+    total = [np.bincount(pixel, channel * weight, minlength=rows * columns) for channel in light]
+    window *= (1.0 - cover).astype(np.float32)
+    window += (np.stack(total, axis=1).reshape(rows, columns, 3) / n**2).astype(np.float32)
+
+
+def _light(
+    fragments: Fragments,
+    corners: FloatArray,
+    inverse: FloatArray,
+    values: FloatArray,
+    columns: int,
+    eye: FloatArray,
+    maps: tuple[LightMap, LightMap],
+    rig: LightRig,
+    extent: float,
+) -> tuple[SingleArray, npt.NDArray[np.bool_]]:
+    """Returns linear RGB of the fragments, shape [3, P], and whether they lie above the ground."""
+    face = fragments.face
+    # What is linear over the picture is the quantity divided by depth.
+    planes = face_planes(corners, values * inverse[:, :, None]).astype(np.float32)
+    origin = corners[:, 0].astype(np.float32)
+    x = (fragments.sample % columns).astype(np.float32) + np.float32(0.5) - origin[face, 0]
+    y = (fragments.sample // columns).astype(np.float32) + np.float32(0.5) - origin[face, 1]
+
+    def channel(k: int) -> SingleArray:
+        value = planes[0, k][face] + planes[1, k][face] * x + planes[2, k][face] * y
+        return np.asarray(value / fragments.nearness, dtype=np.float32)
+
+    position = np.stack([channel(k) for k in range(3)])
+    normal = np.stack([channel(k) for k in range(3, 6)])
+    color = np.clip(np.stack([channel(k) for k in range(6, 9)]), 0.0, 1.0)
+    normal /= np.sqrt(np.einsum("ip,ip->p", normal, normal)) + np.float32(1e-12)
+    toward_eye = eye.astype(np.float32)[:, None] - position
+    toward_eye /= np.sqrt(np.einsum("ip,ip->p", toward_eye, toward_eye))
+    # Looked up a little off the surface, so that it does not shade itself.
+    lifted = position + np.float32(0.03 * extent) * normal
+    lit = _unblocked(maps[0], lifted, np.float32(sharpness(extent)))
+    # Light from above that a part overhead takes away, and darkness toward the ground below.
+    overhead = _unblocked(maps[1], lifted, np.float32(sharpness(extent)))
+    sky = (np.float32(0.55) + np.float32(0.45) * overhead) * (
+        np.float32(1.0) - np.float32(0.35) * np.exp(-position[1] / np.float32(0.12 * extent))
+    )
+    return shade(normal, toward_eye, color, lit, sky, rig), position[1] >= 0.0
+
+
+def _unblocked(light: LightMap, position: SingleArray, exponent: np.float32) -> SingleArray:
+    field = light.sample("lit", position[0], position[1], position[2])
+    bias = np.float32(0.25)
+    return np.asarray(np.clip(field * np.exp(exponent * position[1] + bias), 0.0, 1.0), dtype=np.float32)

@@ -64,15 +64,20 @@ def _evaluate(run_dir: Path) -> tuple[dict[str, Evaluation], float]:
 def _film_and_plot(experiment: Experiment, run_dir: Path) -> None:
     from rfo.train.logging import read_metrics
     from rfo.train.record import Film, record_run
-    from rfo.view import plot_curve
+    from rfo.view.plots import plot_curve
 
     config = experiment.config
-    record_run(run_dir, Film(run_dir / "film.mp4", seed=config.seed), "trained", {})
-    rows = [row for row in read_metrics(run_dir) if "eval/return_mean" in row]
-    figure = "eval/distance_m" if "eval/distance_m" in rows[-1] else "eval/return_mean"
-    label = "distance in an episode [m]" if figure == "eval/distance_m" else "return of an episode"
-    steps, values = [row["env_steps"] for row in rows], [row[figure] for row in rows]
-    plot_curve(run_dir / "curve.png", steps, values, xlabel="environment steps", ylabel=label)
+    film = Film(run_dir / "film.mp4", seed=config.seed)
+    record_run(run_dir, film, "trained", {}, strip=run_dir / "strip.png")
+    rows = read_metrics(run_dir)
+    labels = {
+        "env_steps": "environment steps",
+        "eval/distance_m": "distance in an episode [m]",
+        "eval/return_mean": "return of an episode",
+    }
+    keys = [key for key in ("eval/distance_m", "eval/return_mean") if key in rows[-1]]
+    title = f"{experiment.name}, seed {config.seed}"
+    plot_curve({"": [rows]}, keys, title=title, labels=labels).savefig(run_dir / "curve.png")
 
 
 def _show(experiment: Experiment, run_dir: Path, evaluations: dict[str, Evaluation], train_s: float) -> None:
@@ -85,6 +90,11 @@ def _show(experiment: Experiment, run_dir: Path, evaluations: dict[str, Evaluati
         table.add_row(name, f"{evaluation.return_mean:.1f} ± {evaluation.return_std:.1f}", distance, up)
     console = Console()
     console.print(table)
-    for text, name in (("film", "film.mp4"), ("curve", "curve.png"), ("figures", "summary.json")):
+    for text, name in (
+        ("film", "film.mp4"),
+        ("its frames", "strip.png"),
+        ("curve", "curve.png"),
+        ("figures", "summary.json"),
+    ):
         print(f"{text}: {run_dir / name}")
     print(f"all curves: tensorboard --logdir {run_dir}")

@@ -21,6 +21,13 @@ from rfo.train.progress import ProgressLine
 __all__ = ["Film", "record", "record_environment", "record_run", "scenes"]
 
 
+STRIP_FRAMES = 16
+"""Frames on a sheet."""
+
+STRIP_STRIDE = 2
+"""Every second frame of the film goes on the sheet: a stride of a fast gait is about eight frames."""
+
+
 @dataclass(frozen=True)
 class Film:
     """What is recorded.
@@ -73,22 +80,37 @@ def scenes(task: Task, policy: Policy, *, seconds: float, fps: float, seed: int)
         yield task.scene(env.state, 0)
 
 
-def record(task: Task, policy: Policy, film: Film) -> None:
-    """Simulates, draws and writes a film."""
-    from rfo.view import FollowCamera, render, write_video
+def record(task: Task, policy: Policy, film: Film, strip: Path | None = None) -> None:
+    """Simulates, draws and writes a film.
 
-    camera = FollowCamera()
-    count = max(1, round(film.seconds * film.fps))
-    frames = []
-    with ProgressLine(f"recording {film.path.name}", count) as progress:
-        shown = scenes(task, policy, seconds=film.seconds, fps=film.fps, seed=film.seed)
-        for scene in shown:
-            frames.append(render(scene, camera.update(scene, 1.0 / film.fps), film.width, film.height))
-            progress.update(len(frames))
-    write_video(film.path, frames, film.fps)
+    Args:
+        task: The task.
+        policy: What acts.
+        film: What is recorded.
+        strip: Also writes frames of the film's first seconds onto one sheet, to read a gait from (.png).
+    """
+    from rfo.view import video
+
+    shown = scenes(task, policy, seconds=film.seconds, fps=film.fps, seed=film.seed)
+    frames = video.record(shown, film.fps, width=film.width, height=film.height)
+    kept: list[Any] = []
+    with ProgressLine(f"recording {film.path.name}", max(1, round(film.seconds * film.fps))) as progress:
+        video.write_video(film.path, _keep(frames, kept if strip else None), film.fps, progress=progress.update)
+    if strip is not None:
+        video.write_image(
+            strip, video.film_strip(kept, times=[index * STRIP_STRIDE / film.fps for index in range(len(kept))])
+        )
 
 
-def record_run(run_dir: Path, film: Film, policy: str, machine: dict[str, Any]) -> None:
+def _keep(frames: Iterator[Any], kept: list[Any] | None) -> Iterator[Any]:
+    """Passes frames on, keeping every `STRIP_STRIDE`-th at half size until there are `STRIP_FRAMES`."""
+    for index, frame in enumerate(frames):
+        if kept is not None and index % STRIP_STRIDE == 0 and len(kept) < STRIP_FRAMES:
+            kept.append(frame[::2, ::2].copy())
+        yield frame
+
+
+def record_run(run_dir: Path, film: Film, policy: str, machine: dict[str, Any], strip: Path | None = None) -> None:
     """Records a run's environment under its trained policy or under a baseline.
 
     Args:
@@ -96,13 +118,14 @@ def record_run(run_dir: Path, film: Film, policy: str, machine: dict[str, Any]) 
         film: What is recorded.
         policy: "trained", "zero" or "random".
         machine: Config keys to replace, such as threads and device.
+        strip: Also writes a sheet of frames (.png).
     """
     experiment, task, algorithm = load_run(run_dir, machine)
     if policy == "trained":
         seed = experiment.config.seed
-        record(task, trained_policy(algorithm, deterministic=True, device=task.device, seed=seed), film)
+        record(task, trained_policy(algorithm, deterministic=True, device=task.device, seed=seed), film, strip)
     else:
-        record(task, _baseline(task, policy, film.seed), film)
+        record(task, _baseline(task, policy, film.seed), film, strip)
 
 
 def record_environment(env: str, film: Film, policy: str, machine: dict[str, Any]) -> None:

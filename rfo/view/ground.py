@@ -180,9 +180,7 @@ def _box(points: FloatArray, camera: Camera, rows: _Rows, width: int, height: in
     high = np.ceil(pixels.max(axis=0)).astype(int) + 1
     columns = slice(int(np.clip(low[0], 0, width)), int(np.clip(high[0], 0, width)))
     ground = height - rows.first
-    return slice(
-        int(np.clip(low[1] - rows.first, 0, ground)), int(np.clip(high[1] - rows.first, 0, ground))
-    ), columns
+    return slice(int(np.clip(low[1] - rows.first, 0, ground)), int(np.clip(high[1] - rows.first, 0, ground))), columns
 
 
 def _draw_marks(
@@ -197,7 +195,9 @@ def _draw_marks(
         text = f"{index * step:g} m"
         wide = tall * _text_ratio(text)
         centre = np.array([index * step + side * (0.08 * tile + wide / 2.0), 0.0, -side * 1.25 * tile])
-        rim = [centre + [side * i * wide / 2, 0.0, -side * j * tall / 2] for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        rim = [
+            centre + [side * i * wide / 2, 0.0, -side * j * tall / 2] for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+        ]
         pixels, depth = camera.project(np.array(rim), *size)
         if depth.min() <= 0.05 * tile:
             continue

@@ -17,8 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from rfo.core.errors import UsageError
 from rfo.core.colors import SERIES
+from rfo.core.errors import UsageError
 
 __all__ = ["mean_and_interval", "plot_curve", "plot_gradients"]
 

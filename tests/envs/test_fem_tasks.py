@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from rfo_envs.fem.quadruped import SoftQuadruped
-from rfo_envs.fem.quadruped_quick import SoftQuadrupedQuick
 
 from rfo.core.check import check_task
 from rfo.core.shell import VectorEnv
+from rfo_envs.fem.quadruped import SoftQuadruped
+from rfo_envs.fem.quadruped_quick import SoftQuadrupedQuick
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from rfo_envs.fem.quadruped_quick import SoftQuadrupedQuick
 from torch import Tensor
 
 from rfo.algo.rfo import RFO, RFOConfig
 from rfo.core.task import State
+from rfo_envs.fem.quadruped_quick import SoftQuadrupedQuick
 
 STEPS = 8
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import trimesh
 
+from rfo.core.colors import activation_color, linear_from_srgb, srgb_from_linear
 from rfo.core.errors import UsageError
 from rfo.core.scene import Scene, SceneMesh
 from rfo.view.camera import Camera, FollowCamera
-from rfo.view.colors import activation_color, linear_from_srgb, srgb_from_linear
 from rfo.view.ground import tile_size
 from rfo.view.lettering import lettering
 from rfo.view.raster import Look, render

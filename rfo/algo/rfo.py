@@ -196,7 +196,7 @@ class RFO:
         rolled_out = self._clock()
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        gradient_norm = clip_gradient(self.policy, self.config.grad_clip, what="actor")
+        gradient_norm = clip_gradient(list(self.policy.parameters()), self.config.grad_clip, what="actor")
         self.optimizer.step()
         went_back = self._clock()
         metrics = self.value_fit.fit(window, normalization)
@@ -204,9 +204,10 @@ class RFO:
         self.updates += 1
         finished = self._clock()
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items() if name != "total"}
-        metrics |= self._describe(window) | {"gradient_norm": gradient_norm}
+        metrics |= self._describe(window)
         values = torch.stack([value.to(self.dtype) for value in metrics.values()]).tolist()
         return dict(zip(metrics, values, strict=True)) | {
+            "gradient_norm": gradient_norm,
             "seconds_rollout": rolled_out - started,
             "seconds_backward": went_back - rolled_out,
             "seconds_critic": finished - went_back,

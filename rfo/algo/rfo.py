@@ -312,10 +312,9 @@ class RFO:
         return self._match(observation, torch.atanh(action.clamp(-bound, bound)), normalization)
 
     def _match(self, observation: Observation, target: Tensor, normalization: Normalization) -> Tensor:
-        prepared = self.policy.prepare(normalization(observation))
-        return conditional_flow_matching(
-            self.policy.field, prepared, target, generator=self._targets, reduction=self.config.cfm_reduction
-        )
+        velocity = self.policy.bind(normalization(observation))
+        reduction = self.config.cfm_reduction
+        return conditional_flow_matching(velocity, target, generator=self._targets, reduction=reduction)
 
     def _optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
         config = self.config

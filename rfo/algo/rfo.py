@@ -270,7 +270,7 @@ class RFO:
         return losses | {"total": total}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything needed to continue bit for bit."""
+        """Returns everything needed to continue bit for bit; tensors are the live ones, as in torch's modules."""
         return {
             "updates": self.updates,
             "policy": self.policy.state_dict(),

@@ -102,7 +102,8 @@ class ValueFit:
     def _run_epoch(self, observation: Observation, target: Tensor) -> Tensor:
         chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
         loss_sum = torch.zeros_like(target[0])
-        for i, part in enumerate(target.chunk(self.minibatches)):
+        target_chunks = target.chunk(self.minibatches)  # fewer than asked for where rows are scarce
+        for i, part in enumerate(target_chunks):
             predicted = self.critic({key: parts[i] for key, parts in chunks.items()})
             mean_square = nn.functional.mse_loss(predicted, part.expand_as(predicted))
             loss = self.critic.copies * mean_square  # every network has a loss of its own: their sum, not their mean
@@ -112,7 +113,7 @@ class ValueFit:
             clip_gradient(self._parameters, self.grad_clip, what="critic")
             self.optimizer.step()
             loss_sum += loss.detach()
-        return loss_sum / self.minibatches
+        return loss_sum / len(target_chunks)
 
 
 def clip_gradient(parameters: Sequence[nn.Parameter], limit: float, *, what: str) -> float:

@@ -65,7 +65,7 @@ class FemEngine(Physics):
         name, cuda = scalar_name(dtype), self.device.type == "cuda"
         self.lanes = lanes_for(name, cuda=cuda)
         tet = tetrahedron_law(model.energy, model.activation, model.damping, self.parameters)
-        vertex = vertex_law(model.ground, model.obstacles)
+        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp)
         self.tet = Kernel(tet, name, self.lanes, cuda)
         self.tet_adjoint = Kernel(
             tet.adjoint(["x", "v", "muscle", *self.parameters], accumulate=self.parameters), name, self.lanes, cuda

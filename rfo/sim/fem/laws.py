@@ -94,7 +94,7 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping, va
     return Law("tetrahedron", forces, inputs, {"f": Corners((4, 3))})
 
 
-def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) -> Law:
+def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = (), ramp: float = 0.0) -> Law:
     """Semi-implicit Euler step of one vertex, with contact: the ground first, then each obstacle.
 
     Arguments of the law: position `x` [m], velocity `v` [m/s], force `f` [N], `mass` [kg], and for all vertices `dt`
@@ -104,6 +104,7 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) ->
     Args:
         ground: The ground; the plane y = 0 by default.
         obstacles: Shapes that move as they are told.
+        ramp: `FemContact.ramp` [m].
     """
     floor = ground or Plane()
 
@@ -113,10 +114,10 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) ->
         step = dt / mass
         v_next = v + step * f + dt * gravity
         distance, normal = floor.surface(x, others.get("heights"))
-        v_next = respond(distance, normal, np.zeros(3), v_next, step, contact)
+        v_next = respond(distance, normal, np.zeros(3), v_next, step, contact, ramp)
         for i, shape in enumerate(obstacles):
             distance, normal, carried = obstacle_surface(shape, x, others["obstacles"][i], others["time"])
-            v_next = respond(distance, normal, carried, v_next, step, contact)
+            v_next = respond(distance, normal, carried, v_next, step, contact, ramp)
         return {"x_next": x + dt * v_next, "v_next": v_next}
 
     inputs: dict[str, Access] = {

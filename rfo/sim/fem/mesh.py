@@ -27,8 +27,8 @@ Ints = npt.NDArray[np.int64]
 Paint = Callable[[Floats], tuple[Ints, Floats]]
 """Centroids of tetrahedra [m], shape [T, 3] → muscle of each (-1 where passive) [T] and unit fibre direction [T, 3]."""
 
-LEAST_SHARE = 0.1
-"""Rounding off stops before a tetrahedron falls below this share of its volume in the lattice."""
+LEAST_SHARE = 0.5
+"""Rounding off leaves every tetrahedron at least this share of its volume in the lattice."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _piece_of(cells: Ints) -> Ints:
 
 
 def _rounded(vertices: Floats, tets: Ints, rounds: int) -> Floats:
-    """Rounds off the boundary's steps, as long as every tetrahedron keeps `LEAST_SHARE` of its volume."""
+    """Rounds off the boundary's steps; vertices of tetrahedra that would lose too much volume stay where they are."""
     faces = tets[:, [[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]]].reshape(-1, 3)
     _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
     boundary = faces[first[count == 1]]
@@ -225,7 +225,7 @@ def _rounded(vertices: Floats, tets: Ints, rounds: int) -> Floats:
         total = np.zeros_like(vertices)
         np.add.at(total, edges[:, 0], vertices[edges[:, 1]])
         moved = np.where(degree > 0, 0.5 * vertices + 0.5 * total / np.maximum(degree, 1), vertices)
-        if np.linalg.det(moved[tets][:, 1:] - moved[tets][:, :1]).min() < least:
-            break
+        while len(bad := np.flatnonzero(np.linalg.det(moved[tets][:, 1:] - moved[tets][:, :1]) < least)):
+            moved[tets[bad]] = vertices[tets[bad]]  # each turn moves vertices back, so that it comes to an end
         vertices = moved
     return vertices

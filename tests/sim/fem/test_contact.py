@@ -74,7 +74,7 @@ def test_height_field_reproduces_planes_and_smooths_the_rest() -> None:
     plane = 0.1 * (x[..., 0] - 1.0) - 0.04 * (x[..., 2] + 2.0)
     cosine = 1.0 / np.sqrt(1.0 + 0.1**2 + 0.04**2)
     assert np.abs(found["distance"] - (0.4 - plane) * cosine).max() < 1e-12
-    outside = x + [100.0, 0.0, 100.0]
+    outside = x + np.array([100.0, 0.0, 100.0])
     found = run_law(surface_law(field), {"x": outside, "mark": np.zeros(60), "heights": field.heights}, shapes)
     assert np.abs(found["normal"] - [0.0, 1.0, 0.0]).max() < 1e-12
 

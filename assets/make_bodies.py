@@ -2,8 +2,8 @@
 
 Most are sets of cubes cut into tetrahedra; the starfish comes from a surface, which is written to assets/meshes/ first.
 The files hold `vertices` [m], `tets`, `mass` [kg], `muscle_of` (muscle of each tetrahedron, -1 where passive) and
-`fiber` (unit direction at rest). Coordinates: x forward, y up, z sideways, feet on y = 0. Own work, Apache-2.0 like the rest of
-the project.
+`fiber` (unit direction at rest). Coordinates: x forward, y up, z sideways, feet on y = 0. Own work, Apache-2.0 like the
+rest of the project.
 """
 
 from __future__ import annotations

@@ -67,17 +67,23 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping, va
             j=(edges[0] * cofactor[0]).sum() * inverse_det,
             f=edges.T @ rest,
         )
+        # Everything below is multiplied by -V from the start: the constants absorb it.
         by_i, by_ii, pressure, *by_f = reverse(
-            [constant(energy(strain, mu, lam))], [1.0], [strain.i_c, strain.ii_c, strain.j, *strain.f.flat]
+            [constant(energy(strain, mu, lam))], [-volume], [strain.i_c, strain.ii_c, strain.j, *strain.f.flat]
         )
-        stiffness = 2.0 * by_i * g + 4.0 * by_ii * raised
+        stiffness, motion = _DAMPING[damping](edges, rates, g, -volume * eta)
+        stiffness = stiffness + 4.0 * by_ii * raised
+        active = (-volume * strength) * muscle[0]
         if activation == "fiber":
-            stiffness = stiffness + (strength * muscle[0]) * np.outer(fiber, fiber)
+            stiffness = stiffness + active * np.outer(fiber, fiber)
         else:
-            pressure = pressure + strength * muscle[0]
-        pull = stiffness @ edges + _DAMPING[damping](edges, rates, g, eta) + (pressure * inverse_det) * cofactor
+            pressure = pressure + active
+        if damping == "objective":
+            pull = (stiffness + 2.0 * by_i * g) @ edges
+        else:  # the two terms with G share one product
+            pull = g @ (2.0 * by_i * edges + motion) + stiffness @ edges
+        pull = pull + (pressure * inverse_det) * cofactor
         pull = pull + rest @ np.array(by_f, dtype=object).reshape(3, 3).T
-        pull = -volume * pull
         return {"f": np.stack([-pull.sum(axis=0), *pull])}
 
     inputs: dict[str, Access] = {

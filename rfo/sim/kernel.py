@@ -202,10 +202,15 @@ class Kernel:
 
     @property
     def operation_count(self) -> int:
-        """Arithmetic operations per element and environment, a fused multiply-add counted as two."""
-        _, outputs = self.law.trace()
-        nodes = topological(x for values in outputs.values() for x in values.flat)
-        return sum(node.op in OPERATIONS and node.op not in ("neg", "detach", "lookup") for node in nodes)
+        """Arithmetic operations per element and environment, a fused multiply-add counted as two.
+
+        What is computed once for all environments of a pack, and choices of sign and table, are not counted.
+        """
+        source = _Source(self.law, self.dtype, self.lanes, self.cuda)
+        list(source._loads()), list(source._statements())  # these find out what is shared
+        nodes = topological(x for values in source.outputs.values() for x in values.flat)
+        counted = OPERATIONS.keys() - {"neg", "detach", "lookup"}
+        return sum(node.op in counted and node not in source.uniform for node in nodes)
 
     def launch(self, arrays: Mapping[str, Any], *, elements: int, packs: int, device: Any) -> None:
         """Launches (or, inside a capture, records) the kernel.

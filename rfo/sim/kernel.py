@@ -8,6 +8,7 @@ access              as an input, an element reads   as an output, an element wri
 ==================  ==============================  ===============================
 `Item`              its own entry                   its own entry (= or, accumulated, +=)
 `Corners`           the entries of its corners      adds to the entries of its corners
+`Single`            its environment's only entry    its environment's only entry
 `Fixed`             constants of its own            never
 `Uniform`           constants of all elements       never
 ==================  ==============================  ===============================
@@ -15,6 +16,10 @@ access              as an input, an element reads   as an output, an element wri
 Memory of an array with `Item` or `Corners` access is [pack][item][component][lane]: environments lie side by side in
 lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with vectors
 as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
+
+A law whose elements follow on each other, such as the substeps of a small body whose state is stored substep by substep,
+says so in its `order`: one thread then walks a lane's elements, on CUDA too. Its kernel is a fused loop over substeps
+when the array it writes is the one it reads, one entry further on.
 """
 
 from __future__ import annotations
@@ -25,19 +30,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import warp as wp
 
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
+from rfo.sim.vector_math import FUNCTIONS, lane_functions
 
-__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Uniform", "lanes_for", "native_kernel"]
+__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Single", "Uniform", "lanes_for", "native_kernel"]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
 CPU_COMPILER_FLAGS = "-march=native -mprefer-vector-width=512 -ffp-contract=fast"
+
+# LLVM's scheduler lengthens the lives of values in large straight-line blocks until most are spilled.
+SEQUENTIAL_COMPILER_FLAGS = f"{CPU_COMPILER_FLAGS} -mllvm=-enable-misched=false"
+
+Order = Literal["any", "forward", "backward"]
 
 Values = dict[str, npt.NDArray[Any]]
 
@@ -84,6 +95,13 @@ class Corners(Access):
 
 
 @dataclass(frozen=True)
+class Single(Access):
+    """One entry for all elements of an environment; written only by laws whose elements follow on each other."""
+
+    accumulate: bool = False
+
+
+@dataclass(frozen=True)
 class Fixed(Access):
     """Constants of the element, shared by all environments; array shape [element_count * components]."""
 
@@ -102,25 +120,29 @@ class Law:
         function: Takes object arrays of `Expr` (or float64 arrays) by name, returns results by name.
         inputs: Access of each argument.
         outputs: Access of each result.
+        order: "any" where elements are independent; "forward" or "backward" where one follows on another.
     """
 
     name: str
     function: Callable[..., Mapping[str, Any]]
     inputs: Mapping[str, Access]
     outputs: Mapping[str, Access]
+    order: Order = "any"
 
     def adjoint(self, wrt: Sequence[str], accumulate: Sequence[str] = ()) -> Law:
         """Returns the law that carries adjoints of the outputs back to the inputs `wrt`.
 
-        Its inputs are this law's and `bar_<output>`; its outputs `bar_<input>`. Corners are added to; items are
-        stored, or added to where named in `accumulate`.
+        Its inputs are this law's and `bar_<output>`; its outputs `bar_<input>`. Corners and single entries are added
+        to; items are stored, or added to where named in `accumulate`.
         """
         outputs: dict[str, Access] = {}
         for name in wrt:
             access = self.inputs[name]
             if isinstance(access, (Fixed, Uniform)):
                 raise TypeError(f"{self.name}: {name!r} is shared by environments; make it an Item to differentiate it")
-            outputs[f"bar_{name}"] = Item(access.shape, True) if name in accumulate else access
+            if isinstance(access, Single) or name in accumulate:
+                access = (Single if isinstance(access, Single) else Item)(access.shape, True)
+            outputs[f"bar_{name}"] = access
         inputs = {**self.inputs, **{f"bar_{name}": access for name, access in self.outputs.items()}}
 
         def function(**values: npt.NDArray[Any]) -> Values:
@@ -136,7 +158,8 @@ class Law:
             )
             return {f"bar_{n}": _fill(self.inputs[n].shape, adjoints) for n in wrt}
 
-        return Law(f"{self.name}_adjoint", function, inputs, outputs)
+        order: dict[Order, Order] = {"any": "any", "forward": "backward", "backward": "forward"}
+        return Law(f"{self.name}_adjoint", function, inputs, outputs, order[self.order])
 
     def trace(self) -> tuple[Values, Values]:
         """Runs the function on symbols; returns them and the resulting expressions, by name and shape."""
@@ -174,7 +197,8 @@ class Kernel:
     def __post_init__(self) -> None:
         source = _Source(self.law, self.dtype, self.lanes, self.cuda)
         parameters = tuple(source.parameters())
-        kernel = native_kernel(self.law.name, parameters, source.snippet())
+        flags = CPU_COMPILER_FLAGS if self.law.order == "any" else SEQUENTIAL_COMPILER_FLAGS
+        kernel = native_kernel(self.law.name, parameters, source.snippet(), flags)
         object.__setattr__(self, "_names", tuple(name for name, _ in parameters))
         object.__setattr__(self, "_kernel", kernel)
 
@@ -199,7 +223,8 @@ class Kernel:
             packs: Number of packs.
             device: Warp device.
         """
-        dim = packs * elements * self.lanes if self.cuda else packs
+        threads = self.lanes * (elements if self.law.order == "any" else 1) if self.cuda else 1
+        dim = packs * threads
         inputs = [elements, *(arrays[name] for name in self._names)]
         wp.launch(self._kernel, dim=dim, inputs=inputs, device=device, record_tape=False)
 
@@ -233,30 +258,29 @@ class _Source:
         """The whole function body."""
         lines = [*self._prelude(), *self._pointers()]
         body = [*self._corner_lines(), *self._loads(), *self._statements(), *self._stores()]
-        if self.cuda:
+        if self.cuda and self.law.order == "any":
             return "\n".join([*lines, *body])
-        return "\n".join([*lines, "for (int e = 0; e < element_count; ++e) {", *("    " + line for line in body), "}"])
+        loop = "e = element_count; e-- > 0;" if self.law.order == "backward" else "e = 0; e < element_count; ++e"
+        return "\n".join([*lines, f"for (int {loop}) {{", *("    " + line for line in body), "}"])
 
     def _prelude(self) -> list[str]:
         scalar = {"float32": "wp::float32", "float64": "wp::float64"}[self.dtype]
         used = {node.op for values in self.outputs.values() for node in topological(values.flat)}
-        functions = sorted(op for op in used if "lane_" in getattr(OPERATIONS.get(op), "code", ""))
+        functions = sorted(op for op in used if op in FUNCTIONS)
         if self.cuda:
             vector = ["typedef S V;"]
-            place = [
-                f"const int lane = thread % {self.lanes};",
-                f"const int e = (thread / {self.lanes}) % element_count;",
-                f"const int pack = thread / ({self.lanes} * element_count);",
-            ]
+            place = [f"const int lane = thread % {self.lanes};"]
+            if self.law.order == "any":
+                place.append(f"const int e = (thread / {self.lanes}) % element_count;")
+                place.append(f"const int pack = thread / ({self.lanes} * element_count);")
+            else:
+                place.append(f"const int pack = thread / {self.lanes};")
             inline = [f"auto lane_{f} = [](S a) {{ return wp::{f}(a); }};" for f in functions]
         else:
             size = {"float32": 4, "float64": 8}[self.dtype]
             vector = [f"typedef S V __attribute__((ext_vector_type({self.lanes}), aligned({size})));"]
             place = ["const int pack = thread;"]
-            each = "[](V a) {{ V r; for (int i = 0; i < {n}; ++i) r[i] = wp::{f}((S)a[i]); return r; }}"
-            inline = [f"auto lane_{f} = {each.format(n=self.lanes, f=f)};" for f in functions if f != "sqrt"]
-            if "sqrt" in functions:
-                inline.append("auto lane_sqrt = [](V a) { return __builtin_elementwise_sqrt(a); };")
+            inline = lane_functions(functions, self.dtype, self.lanes)
         return [f"typedef {scalar} S;", *vector, "const S ZERO = 0;", *inline, *place]
 
     def _pointers(self) -> Iterator[str]:
@@ -279,7 +303,8 @@ class _Source:
         if isinstance(access, Corners):
             corner, component = divmod(i, access.components)
             return f"{name}_at + ({access.index}_at[{corner}] * {access.components} + {component}) * {self.lanes}"
-        return f"{name}_at + (e * {access.components} + {i}) * {self.lanes}"
+        first = f"{i}" if isinstance(access, Single) else f"(e * {access.components} + {i})"
+        return f"{name}_at + {first} * {self.lanes}"
 
     def _loads(self) -> Iterator[str]:
         needed = {node for values in self.outputs.values() for node in topological(values.flat)}
@@ -323,7 +348,7 @@ class _Source:
     def _stores(self) -> Iterator[str]:
         for name, access in self.law.outputs.items():
             for i, node in enumerate(self.outputs[name].flat):
-                adds = isinstance(access, Corners) or (isinstance(access, Item) and access.accumulate)
+                adds = isinstance(access, Corners) or (isinstance(access, (Item, Single)) and access.accumulate)
                 if adds and node.constant == 0.0:
                     continue
                 place = self._place(name, access, i)
@@ -334,13 +359,16 @@ class _Source:
 
 
 @cache
-def native_kernel(name: str, parameters: tuple[tuple[str, str], ...], snippet: str) -> Any:
+def native_kernel(
+    name: str, parameters: tuple[tuple[str, str], ...], snippet: str, flags: str = CPU_COMPILER_FLAGS
+) -> Any:
     """Builds a Warp kernel around a native function body.
 
     Args:
         name: Identifier of the kernel.
         parameters: (name, Warp type) of each argument, for example ("x", "wp.array2d(dtype=wp.float32)").
         snippet: Body of a function of `thread`, `element_count` and the parameters.
+        flags: Of the CPU compiler.
     """
     arguments = ", ".join(f"{p}: {kind}" for p, kind in parameters)
     names = ", ".join(p for p, _ in parameters)
@@ -355,7 +383,7 @@ def native_kernel(name: str, parameters: tuple[tuple[str, str], ...], snippet: s
     exec(compile(source, filename, "exec", dont_inherit=True), scope)
     scope["body"] = wp.func_native(snippet)(scope[f"{name}_body"])
     kernel = wp.kernel(scope[name], module="unique", enable_backward=False)
-    kernel.module.options["cpu_compiler_flags"] = CPU_COMPILER_FLAGS
+    kernel.module.options["cpu_compiler_flags"] = flags
     return kernel
 
 

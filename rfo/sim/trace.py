@@ -26,6 +26,7 @@ __all__ = [
     "clamp",
     "constant",
     "cos",
+    "detach",
     "exp",
     "log",
     "maximum",
@@ -150,6 +151,7 @@ OPERATIONS: dict[str, Operation] = {
     "sin": Operation("lane_sin({0})", math.sin, lambda g, y, a: (g * cos(a),)),
     "cos": Operation("lane_cos({0})", math.cos, lambda g, y, a: (-g * sin(a),)),
     "tanh": Operation("lane_tanh({0})", math.tanh, lambda g, y, a: (g * (1.0 - y * y),)),
+    "detach": Operation("{T}({0})", lambda a: a, lambda g, y, a: (0.0,)),
     "min": Operation(
         "({0} < {1} ? {T}({0}) : {T}({1}))", min, lambda g, y, a, b: (select(b - a, g, 0.0), select(b - a, 0.0, g))
     ),
@@ -210,6 +212,11 @@ def tanh(x: Any) -> Any:
     return _apply("tanh", np.tanh, x)
 
 
+def detach(x: Any) -> Any:
+    """`x` itself, which derivatives treat as a constant."""
+    return _apply("detach", lambda a: a, x)
+
+
 def minimum(a: Any, b: Any) -> Any:
     """Smaller of two values; the gradient goes to the smaller."""
     return _apply("min", np.minimum, a, b)
@@ -251,7 +258,7 @@ def reverse(outputs: Sequence[Expr], seeds: Sequence[Scalar], wrt: Sequence[Expr
     active = _depends_on(topological(outputs), set(wrt))
     for node in reversed(active):
         g = adjoint.get(node)
-        if g is None or node.op in ("const", "symbol"):
+        if g is None or node.op in ("const", "symbol") or constant(g).constant == 0.0:
             continue
         for arg, contribution in zip(node.args, OPERATIONS[node.op].adjoint(g, node, *node.args), strict=True):
             adjoint[arg] = adjoint.get(arg, 0.0) + contribution

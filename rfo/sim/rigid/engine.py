@@ -17,7 +17,7 @@ __all__ = ["RigidEngine"]
 class RigidEngine(Physics):
     """Articulated bodies, integrated by semi-implicit Euler in generalized coordinates.
 
-    Quaternions must come in with unit length; they leave with it.
+    Quaternions may come in at any length; they leave with unit length.
 
     Args:
         model: The bodies.

@@ -47,10 +47,15 @@ def axis_rotation(axis: Any, angle: Any) -> Any:
 
 
 def quaternion_matrix(q: Any) -> Any:
-    """Rotation of a unit quaternion (w, x, y, z), shape [3, 3]."""
+    """Rotation of a quaternion (w, x, y, z) of any length, shape [3, 3].
+
+    Orthogonal whatever the length: differences along the quaternion then have the derivative that the adjoint returns.
+    """
     w, x, y, z = q
-    xx, yy, zz = 2.0 * x * x, 2.0 * y * y, 2.0 * z * z
-    xy, xz, yz, wx, wy, wz = 2.0 * x * y, 2.0 * x * z, 2.0 * y * z, 2.0 * w * x, 2.0 * w * y, 2.0 * w * z
+    scale = 2.0 / dot(q, q)
+    sx, sy, sz = scale * x, scale * y, scale * z
+    xx, yy, zz = sx * x, sy * y, sz * z
+    xy, xz, yz, wx, wy, wz = sx * y, sx * z, sy * z, sx * w, sy * w, sz * w
     return np.array(
         [
             [1.0 - (yy + zz), xy - wz, xz + wy],

@@ -149,7 +149,7 @@ def _log(form: _Format) -> str:
     root_half = (form.bias - 1 << form.mantissa) + int((0.5**0.5 * 2 - 1) * ldexp(1.0, form.mantissa))
     least, lift = ldexp(1.0, 1 - form.bias), form.mantissa + 2
     return (
-        f"I tiny = a < S({least!r}); V b = tiny ? a * S({ldexp(1.0, lift)!r}) : a; "
+        f"I tiny = (I)(a < S({least!r})); V b = tiny ? a * S({ldexp(1.0, lift)!r}) : a; "
         f"I n = ((I)b - ({form.integer}){root_half}) >> {form.mantissa}; V m = (V)((I)b - (n << {form.mantissa})); "
         f"V k = __builtin_convertvector(n + (tiny & -{lift}), V); V s = (m - S(1)) / (m + S(1)); V z = s * s; "
         f"V y = (k * S({high!r}) + S(2) * s) + (s * z * {_horner('z', series)} + k * S({low + rest!r})); "

@@ -56,9 +56,7 @@ class Buffer:
         part = copy(self)
         packs, _, lanes = self.tensor.shape
         part.tensor = self.tensor[:, first * components : (first + count) * components]
-        part.array = wp.from_torch(
-            self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False
-        )
+        part.array = wp.from_torch(self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False)
         return part
 
     @property

@@ -111,7 +111,7 @@ def _angle(form: _Format) -> str:
         f"{_reduce(_PI / 2, form)} n = n + quarter; V z = r * r; "
         f"V s = r + r * z * {_horner('z', sine)}; V c = S(1) + z * {_horner('z', cosine)}; "
         f"V y = ((n & 1) == 1) ? c : s; y = (V)((I)y ^ ((n & 2) << {form.bits - 2})); "
-        f"V size = a > S(0) ? a : -a; return size <= S({form.angle!r}) ? y : V(S(__builtin_nan(\"\"))); }} }};"
+        f'V size = a > S(0) ? a : -a; return size <= S({form.angle!r}) ? y : V(S(__builtin_nan(""))); }} }};'
     )
 
 

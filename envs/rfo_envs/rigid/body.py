@@ -91,10 +91,10 @@ def uniform(generator: torch.Generator, like: Tensor, *shape: int) -> Tensor:
 
 
 def _world_pose(kinematics: Kinematics, geom: Geom) -> tuple[Floats, Floats]:
-    frame = geom.frame
-    pose, root = kinematics.pose[frame.link], kinematics.world[kinematics.model.root(frame.link)]
-    rotation = root.rotation @ pose.rotation @ frame.rotation
-    return np.asarray(rotation, dtype=np.float64), np.asarray(root.point(pose.point(frame.position)), dtype=np.float64)
+    pose, root = kinematics.place(geom.frame), kinematics.world[kinematics.model.root(geom.frame.link)]
+    return np.asarray(root.rotation @ pose.rotation, dtype=np.float64), np.asarray(
+        root.point(pose.origin), dtype=np.float64
+    )
 
 
 def _y_up(points: Floats) -> Floats:

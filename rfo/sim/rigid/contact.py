@@ -68,7 +68,7 @@ def _on_ground(kinematics: Kinematics, velocity: list[Any], geom: Geom) -> Itera
     root = kinematics.world[kinematics.model.root(link)]
     up = root.rotation[2]
     for local, radius in _feet(geom):
-        center = kinematics.pose[link].point(geom.frame.position + geom.frame.rotation @ local)
+        center = kinematics.place(geom.frame).point(local)
         depth = radius - (root.origin[2] + dot(up, center))
         point = center - radius * up
         slip = velocity[link][3:] + cross(velocity[link][:3], point)
@@ -108,9 +108,9 @@ class _Ball:
 
 
 def _between(kinematics: Kinematics, velocity: list[Any], a: Geom, b: Geom) -> Iterator[PointForce]:
-    """Forces of a pair, worked out in the root frame of the first one's tree."""
+    """Forces of a pair, worked out in the root frame of one of the trees."""
     model = kinematics.model
-    frame = _Relative(kinematics, model.root(a.frame.link))
+    frame = _Relative(kinematics, max(model.root(a.frame.link), model.root(b.frame.link)))
     order = {"sphere": 0, "capsule": 1, "box": 2}
     if a.kind not in order or b.kind not in order:
         raise UsageError(f"geoms {a.name!r} and {b.name!r} cannot be a contact pair: only spheres, capsules and boxes")
@@ -120,8 +120,9 @@ def _between(kinematics: Kinematics, velocity: list[Any], a: Geom, b: Geom) -> I
     for depth, normal, point in _touch(frame, a, b):
         slip = frame.velocity(velocity, a.frame.link, point) - frame.velocity(velocity, b.frame.link, point)
         force = _force(model, friction, depth, normal, slip)
-        yield frame.apply(a.frame.link, point, force)
-        yield frame.apply(b.frame.link, point, -force)
+        for geom, sign in ((a, 1.0), (b, -1.0)):
+            if geom.frame.link >= 0:
+                yield frame.apply(geom.frame.link, point, sign * force)
 
 
 class _Relative:
@@ -132,21 +133,22 @@ class _Relative:
 
     def point(self, geom: Geom, local: Any) -> Any:
         """A point of a geom."""
-        frame = geom.frame
-        there = self._kinematics.pose[frame.link].point(frame.position + frame.rotation @ local)
-        root = self._kinematics.model.root(frame.link)
+        there = self._kinematics.place(geom.frame).point(local)
+        root = self._kinematics.model.root(geom.frame.link)
         if root == self._root:
             return there
         return inverse_rotate(self._base.rotation, self._kinematics.world[root].point(there) - self._base.origin)
 
     def axes(self, geom: Geom) -> Any:
         """A geom's axes as columns."""
-        there = self._kinematics.pose[geom.frame.link].rotation @ geom.frame.rotation
+        there = self._kinematics.place(geom.frame).rotation
         root = self._kinematics.model.root(geom.frame.link)
         return there if root == self._root else self._base.rotation.T @ (self._kinematics.world[root].rotation @ there)
 
     def velocity(self, velocity: list[Any], link: int, point: Any) -> Any:
         """Velocity of a link's material at a point."""
+        if link < 0:
+            return np.zeros(3)
         root = self._kinematics.model.root(link)
         there = self._to(root, point)
         moved = velocity[link][3:] + cross(velocity[link][:3], there)

@@ -48,7 +48,9 @@ def mass_matrix(kinematics: Kinematics, diagonal: Any) -> dict[tuple[int, int], 
     for i in reversed(range(len(links))):
         if links[i].parent >= 0:
             composite[links[i].parent] = composite[links[i].parent] + composite[i]
-    column = {dof: c for i in range(len(links)) for dof, c in zip(kinematics.dofs[i], kinematics.columns[i], strict=True)}
+    column = {
+        dof: c for i in range(len(links)) for dof, c in zip(kinematics.dofs[i], kinematics.columns[i], strict=True)
+    }
     entries: dict[tuple[int, int], Any] = {}
     for i in range(len(links)):
         for dof in kinematics.dofs[i]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rfo.sim.rigid.model import Joint, Link, RigidModel
+from rfo.sim.rigid.model import Frame, Joint, Link, RigidModel
 from rfo.sim.rigid.spatial import axis_rotation, cross, inverse_rotate, motion_cross, quaternion_matrix
 
-__all__ = ["Kinematics", "Motion", "motions"]
+__all__ = ["Kinematics", "Motion", "Pose", "motions"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Kinematics:
 
     Attributes:
         pose: Of each link in its tree's root frame.
-        world: Of each tree's root link in the world, by link index.
+        world: Of each tree's root link in the world, by link index; of the world itself at -1.
         columns: Of each link, motion vectors of its degrees of freedom: an array of six each.
         dofs: Of each link, the indices of its degrees of freedom in v.
         parent_dof: The degree of freedom before each one on the way to the root, -1 at the root.
@@ -48,7 +48,7 @@ class Kinematics:
     def __init__(self, model: RigidModel, q: Any) -> None:
         self.model = model
         self.pose: list[Pose] = []
-        self.world: dict[int, Pose] = {}
+        self.world: dict[int, Pose] = {-1: Pose(np.eye(3), np.zeros(3))}
         self.columns: list[list[Any]] = []
         self.dofs: list[list[int]] = []
         self.parent_dof: list[int] = []
@@ -71,9 +71,10 @@ class Kinematics:
                 before = dof
             last.append(before)
 
-    def axes(self, link: int) -> Any:
-        """Rotation from the root frame of a link's tree to the world; its rows are the world's axes, shape [3, 3]."""
-        return self.world[self.model.root(link)].rotation
+    def place(self, frame: Frame) -> Pose:
+        """Pose of a frame in the root frame of its tree, which is the world for what is fixed there."""
+        pose = self.pose[frame.link] if frame.link >= 0 else self.world[-1]
+        return Pose(pose.rotation @ frame.rotation, pose.point(frame.position))
 
     def reduce(self, generalized: Any) -> Any:
         """Writes generalized vectors in the root's axes: turns the linear entries of free joints, shape [v_count]."""
@@ -85,11 +86,11 @@ class Kinematics:
 
     def _turn(self, generalized: Any, turn: Any) -> Any:
         result = np.array(generalized, dtype=object)
-        for i, pose in self.world.items():
-            joint = self.model.links[i].joints[0]
+        for i, link in enumerate(self.model.links):
+            joint = link.joints[0]
             if joint.kind == "free":
                 part = slice(joint.v_start, joint.v_start + 3)
-                result[part] = turn(pose.rotation, np.asarray(generalized)[part])
+                result[part] = turn(self.world[i].rotation, np.asarray(generalized)[part])
         return result
 
 

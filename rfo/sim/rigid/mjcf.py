@@ -91,11 +91,12 @@ def _unsupported(source: Any) -> Iterator[str]:
     yield from _unsupported_joints(source)
     for i in range(source.ngeom):
         geom = source.geom(i)
-        collides = bool(geom.contype[0] or geom.conaffinity[0]) or i in {*source.pair_geom1, *source.pair_geom2}
+        meets_all = bool(geom.contype[0] or geom.conaffinity[0])
+        collides = meets_all or i in {*source.pair_geom1, *source.pair_geom2}
         if collides and int(geom.type[0]) not in _GEOMS:
             yield f"colliding {mujoco.mjtGeom(int(geom.type[0])).name[7:].lower()} geom {_geom_name(source, i)!r}"
-        elif collides and source.body_weldid[geom.bodyid[0]] == 0 and not _is_ground(source, i):
-            yield f"static geom {_geom_name(source, i)!r} other than the plane z = 0"
+        elif meets_all and source.body_weldid[geom.bodyid[0]] == 0 and not _is_ground(source, i):
+            yield f"static geom {_geom_name(source, i)!r} (neither the plane z = 0 nor in pairs only)"
     for i in range(source.nu):
         yield from _unsupported_actuator(source, i)
     if source.opt.density or source.opt.viscosity:
@@ -137,7 +138,10 @@ def _is_ground(source: Any, i: int) -> bool:
 
 
 def _geom_name(source: Any, i: int) -> str:
-    return source.geom(i).name or f"{source.body(source.geom_bodyid[i]).name}:{i - source.body_geomadr[source.geom_bodyid[i]]}"
+    return (
+        source.geom(i).name
+        or f"{source.body(source.geom_bodyid[i]).name}:{i - source.body_geomadr[source.geom_bodyid[i]]}"
+    )
 
 
 def _frames(source: Any) -> tuple[list[Frame], dict[int, int]]:
@@ -210,10 +214,14 @@ def _geoms(source: Any, frames: list[Frame]) -> tuple[tuple[Geom, ...], dict[int
     geoms, index = [], {}
     for i in range(source.ngeom):
         frame = frames[source.geom_bodyid[i]]
-        if frame.link < 0 or int(source.geom_type[i]) not in _GEOMS:
+        if _GEOMS.get(int(source.geom_type[i]), "plane") == "plane":
             continue
-        meets = [g for g in grounds if source.geom_contype[g] & source.geom_conaffinity[i]
-                 or source.geom_contype[i] & source.geom_conaffinity[g]]
+        meets = [
+            g
+            for g in grounds
+            if source.geom_contype[g] & source.geom_conaffinity[i]
+            or source.geom_contype[i] & source.geom_conaffinity[g]
+        ]
         index[i] = len(geoms)
         geoms.append(
             Geom(

@@ -187,7 +187,7 @@ class RigidModel:
 
     Attributes:
         links: Parents before children.
-        geoms: Shapes on links; static ones excepted.
+        geoms: Shapes on links and, for pairs, in the world.
         actuators: In the order of the controls.
         gravity: [m/s²], shape [3].
         contact: How geoms meet the ground and each other.
@@ -249,8 +249,8 @@ class RigidModel:
         return np.concatenate([np.full(joint.v_count, getattr(joint, name)) for joint in self.joints])
 
     def root(self, link: int) -> int:
-        """The link at the root of a link's tree."""
-        while self.links[link].parent >= 0:
+        """The link at the root of a link's tree; the world, -1, is its own."""
+        while link >= 0 and self.links[link].parent >= 0:
             link = self.links[link].parent
         return link
 

@@ -11,7 +11,15 @@ import numpy as np
 
 from rfo.sim.trace import cos, sin, sqrt
 
-__all__ = ["axis_rotation", "cross", "dot", "integrate_quaternion", "inverse_rotate", "motion_cross", "quaternion_matrix"]
+__all__ = [
+    "axis_rotation",
+    "cross",
+    "dot",
+    "integrate_quaternion",
+    "inverse_rotate",
+    "motion_cross",
+    "quaternion_matrix",
+]
 
 SERIES = (1.0, -1.0 / 2.0, 1.0 / 24.0, -1.0 / 720.0), (1.0, -1.0 / 6.0, 1.0 / 120.0, -1.0 / 5040.0)
 """cos √x and sin √x / √x as polynomials in x; a substep turns a body by a fraction of a radian."""

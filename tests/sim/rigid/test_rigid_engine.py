@@ -26,7 +26,9 @@ def model(chain_path: Path) -> RigidModel:
     )
 
 
-def _engine(model: RigidModel, dtype: torch.dtype = torch.float64, store: Store = "auto", threads: int = 1) -> RigidEngine:
+def _engine(
+    model: RigidModel, dtype: torch.dtype = torch.float64, store: Store = "auto", threads: int = 1
+) -> RigidEngine:
     return RigidEngine(model, dt=DT, substeps=8, dtype=dtype, store=store, threads=threads)
 
 

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffer", "constants", "scalar_name", "step", "warp_device"]
 
-_quiet = wp.config.log_level
-wp.config.log_level = wp.LOG_ERROR  # the absence of a GPU is not worth a warning at every start
+wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
 wp.init()
-wp.config.log_level = max(_quiet, wp.LOG_WARNING)
 
 
 def scalar_name(dtype: torch.dtype) -> str:

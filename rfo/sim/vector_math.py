@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import factorial, ldexp, log2
 
-__all__ = ["FUNCTIONS", "lane_functions"]
+__all__ = ["FUNCTIONS", "lane_functions", "scalar_functions"]
 
-FUNCTIONS = ("sqrt", "exp", "log", "sin", "cos", "tanh")
-"""What `lane_functions` can define."""
+FUNCTIONS = ("sqrt", "exp", "log", "sin", "cos", "tanh", "floor", "lookup")
+"""Operations printed as calls of functions that are defined here."""
+
+_INTEGRAL = ("exp", "log", "sin", "cos", "tanh")  # those that look into a number's bits
+_SCALAR_LOOKUP = "S operator()(const S* t, S i) const { return t[(int)i]; }"
 
 _PI = Fraction(3141592653589793238462643383279502884197169399375, 10**48)
 _LN2 = Fraction(693147180559945309417232121458176568075500134360, 10**48)
@@ -65,14 +68,26 @@ def lane_functions(names: list[str], dtype: str, lanes: int) -> list[str]:
     helpers = {"sin": "angle", "cos": "angle", "exp": "power", "tanh": "power"}
     needed = dict.fromkeys(helpers[name] for name in names if name in helpers)
     lines = []
-    if set(names) - {"sqrt"}:
+    if set(names) & set(_INTEGRAL):
         lines.append(f"typedef {form.integer} I __attribute__((ext_vector_type({lanes}), aligned({form.bits // 8})));")
     lines += [_HELPERS[name](form) for name in needed]
-    return lines + [
-        f"struct {{ V operator()(V a) const {{ {_BODIES[name](form)} }} "
-        f"S operator()(S a) const {{ return wp::{name}(a); }} }} lane_{name};"
-        for name in names
-    ]
+    for name in names:
+        if name == "lookup":
+            body = f"V r; for (int k = 0; k < {lanes}; ++k) r[k] = t[(int)i[k]]; return r;"
+            both = f"V operator()(const S* t, V i) const {{ {body} }} {_SCALAR_LOOKUP}"
+        else:
+            both = f"V operator()(V a) const {{ {_BODIES[name](form)} }} {_scalar(name)}"
+        lines.append(f"struct {{ {both} }} lane_{name};")
+    return lines
+
+
+def scalar_functions(names: list[str]) -> list[str]:
+    """Defines lane_<name> for scalars `S` alone, as CUDA threads use them."""
+    return [f"struct {{ {_SCALAR_LOOKUP if name == 'lookup' else _scalar(name)} }} lane_{name};" for name in names]
+
+
+def _scalar(name: str) -> str:
+    return f"S operator()(S a) const {{ return wp::{name}(a); }}"
 
 
 def _split(value: Fraction, form: _Format) -> list[float]:
@@ -161,6 +176,7 @@ def _log(form: _Format) -> str:
 _HELPERS = {"angle": _angle, "power": _power}
 _BODIES = {
     "sqrt": lambda form: "return __builtin_elementwise_sqrt(a);",
+    "floor": lambda form: "return __builtin_elementwise_floor(a);",
     "sin": lambda form: "return Turn::of(a, 0);",
     "cos": lambda form: "return Turn::of(a, 1);",
     "exp": _exp,

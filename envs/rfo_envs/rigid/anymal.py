@@ -14,7 +14,10 @@ __all__ = ["Anymal"]
 
 
 class Anymal(Locomotion):
-    """Reward: v_x + 0.1 up + heading + (height - 0.3) - 0.01 Σ a². An action turns a joint's target by up to 0.5 rad."""
+    """Reward: v_x + 0.1 up + heading + (height - 0.3) - 0.01 Σ a².
+
+    An action moves a joint's target by up to 0.5 rad from the stance.
+    """
 
     spec = TaskSpec("anymal", "warp-rigid", 12, 1000, 1.0 / 60.0, {"body": (49,)})
     file = "anymal"

@@ -121,7 +121,7 @@ def attitude_error(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _relative(a: Tensor, b: Tensor) -> Tensor:
-    """a b⁻¹ of unit quaternions, [N, 4]."""
+    """Product a b⁻¹ of unit quaternions, [N, 4]."""
     w = (a * b).sum(dim=1, keepdim=True)
     vector = b[:, :1] * a[:, 1:] - a[:, :1] * b[:, 1:] - torch.linalg.cross(a[:, 1:], b[:, 1:])
     return torch.cat([w, vector], dim=1)

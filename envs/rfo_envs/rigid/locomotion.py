@@ -16,9 +16,9 @@ __all__ = ["Locomotion"]
 class Locomotion(RigidTask):
     """Run along x without falling.
 
-    State: `q` (position 3, quaternion 4, joints), `v` (velocity 3 in world axes, angular velocity 3 in the body's, joint
-    rates) and the last `action`. Observation `body`: height, quaternion 4, velocity 3, angular velocity 3, joints, joint
-    rates x 0.1, up, heading, last action.
+    State: `q` (position 3, quaternion 4, joints), `v` (velocity 3 in world axes, angular velocity 3 in the body's,
+    joint rates) and the last `action`. Observation `body`: height, quaternion 4, velocity 3, angular velocity 3,
+    joints, joint rates x 0.1, up, heading, last action.
 
     Attributes:
         standing_height: Height of the base at reset [m].

@@ -37,11 +37,14 @@ class Inertia:
 
 
 def mass_matrix(kinematics: Kinematics, diagonal: Any) -> dict[tuple[int, int], Any]:
-    """Joint-space inertia by the composite rigid body algorithm (Featherstone 2008, §6.2): entries (i, j <= i) on paths.
+    """Joint-space inertia by the composite rigid body algorithm (Featherstone 2008, §6.2).
 
     Args:
         kinematics: The pose.
         diagonal: Added to the diagonal: armature, and what is implicit in the integration, shape [v_count].
+
+    Returns:
+        Entries (i, j) for every degree of freedom i and each j between it and its root, itself included.
     """
     links = kinematics.model.links
     composite = [_inertia(kinematics, i) for i in range(len(links))]

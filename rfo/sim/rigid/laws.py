@@ -36,7 +36,7 @@ def adjoint_law(model: RigidModel, dt: float) -> Law:
     """The adjoint of `substep_law`, without an adjoint of the mass matrix or its factorisation.
 
     With a = (v' - v) / dt and g the adjoint of v' after the integrator's, λ = (M + dt D)⁻¹ dt g carries g to whatever
-    the residual r(q, v, a, control) = M a + bias - forces depends on: the adjoints are those of -λᵀ r with λ and a held.
+    the residual r(q, v, a, control) = M a + bias - forces depends on: the adjoints are those of -λᵀ r, λ and a held.
 
     Arguments of the law: `q`, `v` before and `v_next` after the substep, `control`, and the adjoints `bar_q`, `bar_v`,
     which it replaces; it adds to `bar_control`.

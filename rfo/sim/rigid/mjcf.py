@@ -89,6 +89,14 @@ def _unsupported(source: Any) -> Iterator[str]:
         if source.body_gravcomp[i]:
             yield f"gravity compensation of body {body.name!r}"
     yield from _unsupported_joints(source)
+    yield from _unsupported_geoms(source)
+    for i in range(source.nu):
+        yield from _unsupported_actuator(source, i)
+    if source.opt.density or source.opt.viscosity:
+        yield "a medium (option density or viscosity)"
+
+
+def _unsupported_geoms(source: Any) -> Iterator[str]:
     for i in range(source.ngeom):
         geom = source.geom(i)
         meets_all = bool(geom.contype[0] or geom.conaffinity[0])
@@ -97,10 +105,6 @@ def _unsupported(source: Any) -> Iterator[str]:
             yield f"colliding {mujoco.mjtGeom(int(geom.type[0])).name[7:].lower()} geom {_geom_name(source, i)!r}"
         elif meets_all and source.body_weldid[geom.bodyid[0]] == 0 and not _is_ground(source, i):
             yield f"static geom {_geom_name(source, i)!r} (neither the plane z = 0 nor in pairs only)"
-    for i in range(source.nu):
-        yield from _unsupported_actuator(source, i)
-    if source.opt.density or source.opt.viscosity:
-        yield "a medium (option density or viscosity)"
 
 
 def _unsupported_joints(source: Any) -> Iterator[str]:
@@ -211,7 +215,8 @@ def _joint(source: Any, i: int) -> Joint:
 
 def _geoms(source: Any, frames: list[Frame]) -> tuple[tuple[Geom, ...], dict[int, int]]:
     grounds = [i for i in range(source.ngeom) if _is_ground(source, i)]
-    geoms, index = [], {}
+    geoms: list[Geom] = []
+    index: dict[int, int] = {}
     for i in range(source.ngeom):
         frame = frames[source.geom_bodyid[i]]
         if _GEOMS.get(int(source.geom_type[i]), "plane") == "plane":

@@ -74,7 +74,7 @@ def quaternion_matrix(q: Any) -> Any:
 
 
 def integrate_quaternion(q: Any, omega: Any, dt: float) -> Any:
-    """Turns a quaternion by the angular velocity omega, in its own axes [rad/s], for dt [s]; the result is of unit length.
+    """Turns a quaternion by the angular velocity omega, in its own axes [rad/s], for dt [s], and normalises it.
 
     Exact up to the eighth power of half the angle.
     """

@@ -75,7 +75,7 @@ def _on_ground(kinematics: Kinematics, velocity: list[Any], geom: Geom) -> Itera
         yield PointForce(link, point, _force(kinematics.model, geom.friction, depth, up, slip))
 
 
-def _force(model: RigidModel, friction: float, depth: Any, normal: Any, slip: Any) -> Any:
+def _force(model: RigidModel, friction: Any, depth: Any, normal: Any, slip: Any) -> Any:
     """Force on the first of two bodies: the normal points to it, the slip is its velocity against the other."""
     contact = model.contact
     opening = dot(normal, slip)
@@ -116,7 +116,7 @@ def _between(kinematics: Kinematics, velocity: list[Any], a: Geom, b: Geom) -> I
         raise UsageError(f"geoms {a.name!r} and {b.name!r} cannot be a contact pair: only spheres, capsules and boxes")
     if order[a.kind] > order[b.kind]:
         a, b = b, a
-    friction = max(a.friction, b.friction)
+    friction = maximum(a.friction, b.friction)
     for depth, normal, point in _touch(frame, a, b):
         slip = frame.velocity(velocity, a.frame.link, point) - frame.velocity(velocity, b.frame.link, point)
         force = _force(model, friction, depth, normal, slip)

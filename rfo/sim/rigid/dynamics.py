@@ -133,12 +133,12 @@ def _ancestors(kinematics: Kinematics, dof: int) -> Iterator[int]:
         yield dof
 
 
-def _axes(link: Link) -> tuple[float, list[tuple[float, Any]]]:
+def _axes(link: Link) -> tuple[Any, list[tuple[Any, Any]]]:
     """The tensor J as j 1 + Σ k n nᵀ with as few terms as its symmetry allows: j and (k, n) in the link's frame."""
     moments = link.inertia
     base = max(moments, key=lambda j: (np.isclose(moments, j, rtol=1e-12, atol=0.0).sum(), -j))
-    terms = [(float(j - base), link.principal[:, n]) for n, j in enumerate(moments) if abs(j - base) > 1e-12 * base]
-    return float(base), terms
+    others = [(float(j - base), link.principal[:, n]) for n, j in enumerate(moments) if abs(j - base) > 1e-12 * base]
+    return link.scale * float(base), [(link.scale * k, axis) for k, axis in others]
 
 
 def _center(kinematics: Kinematics, i: int) -> Any:
@@ -148,11 +148,12 @@ def _center(kinematics: Kinematics, i: int) -> Any:
 def _inertia(kinematics: Kinematics, i: int) -> Inertia:
     link, rotation, center = kinematics.model.links[i], kinematics.pose[i].rotation, _center(kinematics, i)
     base, terms = _axes(link)
-    second: Any = base * np.eye(3) + link.mass * (dot(center, center) * np.eye(3) - np.outer(center, center))
+    mass = link.scale * link.mass
+    second: Any = base * np.eye(3) + mass * (dot(center, center) * np.eye(3) - np.outer(center, center))
     for k, axis in terms:
         turned = rotation @ axis
         second = second + np.outer(k * turned, turned)
-    return Inertia(link.mass, link.mass * center, second)
+    return Inertia(mass, mass * center, second)
 
 
 def _newton_euler(kinematics: Kinematics, motion: Motion, i: int) -> tuple[Any, Any, Any]:
@@ -160,7 +161,7 @@ def _newton_euler(kinematics: Kinematics, motion: Motion, i: int) -> tuple[Any, 
     link, rotation, center = kinematics.model.links[i], kinematics.pose[i].rotation, _center(kinematics, i)
     omega, alpha = motion.velocity[i][:3], motion.acceleration[i][:3]
     speed = motion.velocity[i][3:] + cross(omega, center)
-    force = link.mass * (motion.acceleration[i][3:] + cross(alpha, center) + cross(omega, speed))
+    force = link.scale * link.mass * (motion.acceleration[i][3:] + cross(alpha, center) + cross(omega, speed))
     base, terms = _axes(link)
     torque = base * alpha
     for k, axis in terms:

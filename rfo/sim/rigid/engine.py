@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from rfo.sim.bridge import Buffer, scalar_name, warp_device
 from rfo.sim.kernel import Kernel, Law, lanes_for
 from rfo.sim.rigid.laws import adjoint_law, substep_law
-from rfo.sim.rigid.model import RigidModel
+from rfo.sim.rigid.model import Parameter, RigidModel
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
 
 __all__ = ["RigidEngine"]
@@ -28,6 +30,7 @@ class RigidEngine(Physics):
         threads: Cores to use; None for all.
         store: What a step keeps for its adjoint (`rfo.sim.simulation.Simulation`).
         capture: Record schedules as graphs.
+        parameters: Groups of figures that `step` takes as factors, with gradients.
     """
 
     outputs = ("q", "v")
@@ -44,27 +47,31 @@ class RigidEngine(Physics):
         threads: int | None = None,
         store: Store = "auto",
         capture: bool = True,
+        parameters: Sequence[Parameter] = (),
     ) -> None:
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
         self.inputs = {"q": (model.q_count,), "v": (model.v_count,), "control": (len(model.actuators),)}
+        self.inputs |= {name: (model.parameter_count(name),) for name in parameters}
         cuda = self.device.type == "cuda"
         self.lanes = lanes_for(scalar_name(dtype), cuda=cuda)
-        self.substep, self.substep_adjoint = (self._kernel(law(model, dt)) for law in (substep_law, adjoint_law))
+        laws = (substep_law, adjoint_law)
+        self.substep, self.substep_adjoint = (self._kernel(law(model, dt, parameters)) for law in laws)
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
 
-    def step(self, q: Tensor, v: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, q: Tensor, v: Tensor, control: Tensor, **parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Advances by one control step of `substeps` substeps.
 
         Args:
             q: Positions [m, rad, quaternions], shape [N, q_count].
             v: Velocities [m/s, rad/s], shape [N, v_count].
             control: Controls of the actuators, shape [N, actuator_count].
+            parameters: Factors of the engine's `parameters`, by name (`RigidModel.scaled`), shape [N, count].
 
         Returns:
             Positions and velocities after the step.
         """
-        result = self._simulation.step({"q": q, "v": v, "control": control})
+        result = self._simulation.step({"q": q, "v": v, "control": control, **parameters})
         return result["q"], result["v"]
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
@@ -91,11 +98,12 @@ class _RigidWorkspace(Workspace):
         path = {name: buffer((steps + 1) * sizes[name]) for name in ("q", "v")}
         ends = {name: path[name].entries(sizes[name], steps, 1) for name in path}
         after = {name: path[name].entries(sizes[name], 1, steps) for name in path}
-        control = buffer(sizes["control"])
-        self.inputs = {**{name: path[name].head(sizes[name]) for name in path}, "control": control}
+        shared = {name: buffer(size) for name, size in sizes.items() if name not in path}
+        self.inputs = {**{name: path[name].head(sizes[name]) for name in path}, **shared}
         self.outputs = ends
         self._path = path
-        self._arrays = {name: part.array for name, part in {**path, "control": control}.items()}
+        self._shared = tuple(shared)
+        self._arrays = {name: part.array for name, part in {**path, **shared}.items()}
         self._arrays |= {f"{name}_next": part.array for name, part in after.items()}
         if not transient:
             self.bars = scratch.bars if scratch else {name: buffer(size) for name, size in sizes.items()}
@@ -113,5 +121,6 @@ class _RigidWorkspace(Workspace):
 
     def adjoint(self) -> None:
         """Launches their adjoints, last first."""
-        self._arrays["bar_control"].zero_()
+        for name in self._shared:
+            self._arrays[f"bar_{name}"].zero_()
         self._engine.substep_adjoint.launch(self._arrays, **self._launch)

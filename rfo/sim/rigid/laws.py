@@ -2,73 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rfo.sim.kernel import Item, Law, Single
+from rfo.sim.kernel import Access, Item, Law, Single
 from rfo.sim.rigid.contact import contact_forces, push
 from rfo.sim.rigid.dynamics import Factors, body_forces, joint_forces, mass_matrix, virtual_power
 from rfo.sim.rigid.kinematics import Kinematics, motions
-from rfo.sim.rigid.model import RigidModel
+from rfo.sim.rigid.model import Parameter, RigidModel
 from rfo.sim.rigid.spatial import cross, dot, integrate_quaternion
 from rfo.sim.trace import clamp, detach, reverse
 
 __all__ = ["acceleration", "adjoint_law", "applied_forces", "integrate", "substep_law"]
 
 
-def substep_law(model: RigidModel, dt: float) -> Law:
+def substep_law(model: RigidModel, dt: float, parameters: Sequence[Parameter] = ()) -> Law:
     """Semi-implicit Euler with implicit joint damping, as MuJoCo's: v' = v + dt a, then q' = q moved by dt v'.
 
-    Arguments of the law: positions `q`, velocities `v` before the substep, and `control`.
+    Arguments of the law: positions `q`, velocities `v` before the substep, `control`, and each of `parameters`: factors
+    by which the model is scaled.
     """
 
-    def substep(q: Any, v: Any, control: Any) -> dict[str, Any]:
-        v_next = v + dt * acceleration(model, q, v, control, implicit=dt)
+    def substep(q: Any, v: Any, control: Any, **factors: Any) -> dict[str, Any]:
+        v_next = v + dt * acceleration(model.scaled(**factors), q, v, control, implicit=dt)
         return {"q_next": integrate(model, q, v_next, dt), "v_next": v_next}
 
     q, v = Item((model.q_count,)), Item((model.v_count,))
-    inputs = {"q": q, "v": v, "control": Single((len(model.actuators),))}
+    inputs = {"q": q, "v": v, "control": Single((len(model.actuators),)), **_factors(model, parameters)}
     return Law("substep", substep, inputs, {"q_next": q, "v_next": v}, "forward")
 
 
-def adjoint_law(model: RigidModel, dt: float) -> Law:
+def adjoint_law(model: RigidModel, dt: float, parameters: Sequence[Parameter] = ()) -> Law:
     """The adjoint of `substep_law`, without an adjoint of the mass matrix or its factorisation.
 
     With a = (v' - v) / dt and g the adjoint of v' after the integrator's, λ = (M + dt D)⁻¹ dt g carries g to whatever
     the residual r(q, v, a, control) = M a + bias - forces depends on: the adjoints are those of -λᵀ r, λ and a held.
 
-    Arguments of the law: `q`, `v` before and `v_next` after the substep, `control`, and the adjoints `bar_q`, `bar_v`,
-    which it replaces; it adds to `bar_control`.
+    Arguments of the law: `q`, `v` before and `v_next` after the substep, `control`, the `parameters`, and the adjoints
+    `bar_q`, `bar_v`, which it replaces; it adds to `bar_control` and to the adjoint of each parameter.
     """
+    shared: dict[str, Access] = {"control": Single((len(model.actuators),)), **_factors(model, parameters)}
 
-    def adjoint(q: Any, v: Any, v_next: Any, control: Any, bar_q: Any, bar_v: Any) -> dict[str, Any]:
+    def adjoint(q: Any, v: Any, v_next: Any, bar_q: Any, bar_v: Any, **given: Any) -> dict[str, Any]:
+        control, scaled = given["control"], model.scaled(**{name: given[name] for name in parameters})
         moved = integrate(model, q, v_next, dt)
         back = reverse(list(moved), list(bar_q), [*q, *v_next])
         g = bar_v + np.array(back[len(q) :])
-        kinematics = Kinematics(model, q)
+        kinematics = Kinematics(scaled, q)
         factors = Factors(kinematics, mass_matrix(kinematics, _diagonal(model, dt)))
         lam = detach(np.array(kinematics.restore(factors.solve(kinematics.reduce(dt * g))), dtype=object))
         a = detach((v_next - v) * (1.0 / dt))
         power = _residual_power(kinematics, q, v, a, control, lam, dt)
-        flow = reverse([power], [-1.0], [*q, *v, *control])
-        q_count, v_count = len(q), len(v)
-        return {
-            "bar_q": np.array(back[:q_count]) + np.array(flow[:q_count]),
-            "bar_v": g + np.array(flow[q_count : q_count + v_count]),
-            "bar_control": np.array(flow[q_count + v_count :]),
-        }
+        wrt = {"q": q, "v": v, **{name: given[name] for name in shared}}
+        flow = iter(reverse([power], [-1.0], [x for values in wrt.values() for x in values]))
+        bars = {f"bar_{name}": np.array([next(flow) for _ in values]) for name, values in wrt.items()}
+        return {**bars, "bar_q": np.array(back[: len(q)]) + bars["bar_q"], "bar_v": g + bars["bar_v"]}
 
-    q, v, control = (model.q_count,), (model.v_count,), (len(model.actuators),)
-    inputs = {
-        "q": Item(q),
-        "v": Item(v),
-        "v_next": Item(v),
-        "control": Single(control),
-        "bar_q": Single(q),
-        "bar_v": Single(v),
-    }
-    outputs = {"bar_q": Single(q), "bar_v": Single(v), "bar_control": Single(control, True)}
+    q, v = (model.q_count,), (model.v_count,)
+    bars: dict[str, Access] = {"bar_q": Single(q), "bar_v": Single(v)}
+    inputs = {"q": Item(q), "v": Item(v), "v_next": Item(v), **shared, **bars}
+    outputs = {**bars, **{f"bar_{name}": Single(access.shape, True) for name, access in shared.items()}}
     return Law("substep_adjoint", adjoint, inputs, outputs, "backward")
 
 
@@ -134,6 +129,10 @@ def integrate(model: RigidModel, q: Any, v: Any, dt: float) -> Any:
         else:
             parts.append(q[at] + dt * speed[0])
     return np.array(parts)
+
+
+def _factors(model: RigidModel, parameters: Sequence[Parameter]) -> dict[str, Access]:
+    return {name: Single((model.parameter_count(name),)) for name in parameters}
 
 
 def _diagonal(model: RigidModel, dt: float) -> Any:

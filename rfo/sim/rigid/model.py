@@ -8,16 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Actuator", "Compliance", "Frame", "Geom", "GroundContact", "Joint", "JointKind", "Link", "RigidModel"]
+__all__ = [
+    "Actuator",
+    "Compliance",
+    "Frame",
+    "Geom",
+    "GroundContact",
+    "Joint",
+    "JointKind",
+    "Link",
+    "Parameter",
+    "RigidModel",
+]
 
 Floats = npt.NDArray[np.float64]
 JointKind = Literal["free", "ball", "hinge", "slide"]
 GeomKind = Literal["plane", "sphere", "capsule", "box"]
+
+Parameter = Literal["mass", "friction", "gain"]
+"""A group of figures that a simulation can take as an input: of links, geoms, actuators."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class Link:
         com: Centre of mass in its frame [m], shape [3].
         principal: Principal axes of inertia as columns, in its frame, shape [3, 3].
         inertia: Principal moments about the centre of mass [kg m²], shape [3].
+        scale: Multiplies mass and inertia.
     """
 
     name: str
@@ -88,6 +103,7 @@ class Link:
     com: Floats
     principal: Floats
     inertia: Floats
+    scale: Any = 1.0
 
 
 @dataclass(frozen=True)
@@ -253,6 +269,30 @@ class RigidModel:
         while link >= 0 and self.links[link].parent >= 0:
             link = self.links[link].parent
         return link
+
+    def parameter_count(self, parameter: Parameter) -> int:
+        """Number of figures in a group."""
+        return len({"mass": self.links, "friction": self.geoms, "gain": self.actuators}[parameter])
+
+    def scaled(self, *, mass: Any = None, friction: Any = None, gain: Any = None) -> RigidModel:
+        """The same model with figures multiplied by factors, which may be expressions.
+
+        Args:
+            mass: Of each link's mass and inertia, shape [link_count].
+            friction: Of each geom's friction, shape [geom_count].
+            gain: Of each actuator's force, shape [actuator_count].
+        """
+        links, geoms, actuators = self.links, self.geoms, self.actuators
+        if mass is not None:
+            links = tuple(replace(link, scale=s) for link, s in zip(links, mass, strict=True))
+        if friction is not None:
+            geoms = tuple(replace(g, friction=s * g.friction) for g, s in zip(geoms, friction, strict=True))
+        if gain is not None:
+            actuators = tuple(
+                replace(a, gain=s * a.gain, bias=np.array([s * b for b in a.bias]))
+                for a, s in zip(actuators, gain, strict=True)
+            )
+        return replace(self, links=links, geoms=geoms, actuators=actuators)
 
     def with_pairs(self, *pairs: tuple[str, str]) -> RigidModel:
         """The same model in which the named geoms may also touch each other."""

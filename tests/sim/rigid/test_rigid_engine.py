@@ -12,6 +12,7 @@ from rfo.sim.bridge import Buffer, warp_device
 from rfo.sim.kernel import Kernel
 from rfo.sim.rigid import RigidEngine, RigidModel
 from rfo.sim.rigid.laws import substep_law
+from rfo.sim.rigid.model import Parameter
 from rfo.sim.simulation import Store
 
 DT = 1e-3
@@ -158,6 +159,26 @@ def test_stores_and_threads_agree_bitwise(model: RigidModel) -> None:
         results.append([q, v, *torch.autograd.grad((q.sin() + v.sum(1, keepdim=True)).sum(), leaves)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_parameters_have_gradients_and_ones_change_nothing(model: RigidModel, engine: RigidEngine) -> None:
+    """Factors of masses, frictions and gains act as in a model scaled by them, and their derivatives are exact."""
+    names: tuple[Parameter, ...] = ("mass", "friction", "gain")
+    varied = RigidEngine(model, dt=DT, substeps=8, dtype=torch.float64, threads=1, parameters=names)
+    state = _state(model, 6, height=0.1)
+    ones = [torch.ones(6, model.parameter_count(name), dtype=torch.float64) for name in names]
+    plain, same = engine.step(*state), varied.step(*state, **dict(zip(names, ones, strict=True)))
+    torch.testing.assert_close(plain[1], same[1], rtol=1e-9, atol=1e-10)
+
+    def function(*values: Tensor) -> Tensor:
+        q, v = varied.step(*state, **dict(zip(names, values, strict=True)))
+        return q.sum(dim=1) + v.square().sum(dim=1)
+
+    assert _worst_error(function, tuple(ones), (1e-5, 1e-6, 1e-7)) < 1e-5
+    for i, name in enumerate(names):
+        leaf = ones[i].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(*ones[:i], leaf, *ones[i + 1 :]).sum(), leaf)
+        assert bool((gradient != 0).any()), name
 
 
 def test_environments_are_isolated(engine: RigidEngine) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from rfo.core import registry
 from rfo.core.errors import SimulationDivergedError, UsageError
+from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
 from rfo.train.algorithms import Algorithm, make_algorithm
@@ -64,7 +65,6 @@ def build(experiment: Experiment) -> tuple[Task, Algorithm]:
     config = experiment.config
     # The learner's matrices are small: one thread runs them fastest. The engine's threads are its own.
     torch.set_num_threads(1)
-    _require_device(config.device)
     task = registry.make(config.env, device=config.device, dtype=torch.float32, threads=config.threads)
     algorithm = make_algorithm(
         config.algo, experiment.algorithm, task.spec, device=task.device, dtype=task.dtype, seed=config.seed
@@ -83,6 +83,7 @@ def load_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Ex
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} holds no config.yaml; give the folder of a run that `rfo train` made")
     experiment = load_experiment(str(run_dir / "config.yaml"), overrides)
+    require_machine(experiment.config.device, experiment.config.threads)
     checkpoint = load_checkpoint(run_dir, experiment.config.device)
     task, algorithm = build(experiment)
     algorithm.load_state_dict(checkpoint["algorithm"])
@@ -107,6 +108,7 @@ class Trainer:
             raise UsageError(
                 f"{run_dir} already holds a run; continue it with --resume {run_dir} or give a new --run-dir"
             )
+        require_machine(experiment.config.device, experiment.config.threads)
         checkpoint = load_checkpoint(run_dir, experiment.config.device) if resume else None
         self.task, self.algorithm = build(experiment)
         config = experiment.config
@@ -224,12 +226,3 @@ class Trainer:
         elif "episode_return" in row:
             parts.append(f"return {row['episode_return']:.1f}")
         return "  ".join([*parts, f"{row['env_steps_per_s']:.0f} steps/s"])
-
-
-def _require_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"device {device!r} is not known to torch; try cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} is not there: torch sees no CUDA device; try --device cpu")

@@ -119,5 +119,5 @@ def test_a_name_registered_twice_is_refused(install: Install) -> None:
     install("twin", mine="third_good:Mine")
     assert registry.spec("mine").id == "mine"
     install("rival", mine="third_other:NoTask")
-    with pytest.raises(UsageError, match="more than once: .*third_good:Mine"):
+    with pytest.raises(UsageError, match=r"more than once: .*third_good:Mine"):
         registry.spec("mine")

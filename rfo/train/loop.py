@@ -86,8 +86,17 @@ def load_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Ex
     require_machine(experiment.config.device, experiment.config.threads)
     checkpoint = load_checkpoint(run_dir, experiment.config.device)
     task, algorithm = build(experiment)
-    algorithm.load_state_dict(checkpoint["algorithm"])
+    _restore_algorithm(algorithm, checkpoint, run_dir)
     return experiment, task, algorithm
+
+
+def _restore_algorithm(algorithm: Algorithm, checkpoint: dict[str, Any], run_dir: Path) -> None:
+    try:
+        algorithm.load_state_dict(checkpoint["algorithm"])
+    except (KeyError, RuntimeError, ValueError) as error:  # other networks than those that were saved
+        raise UsageError(
+            f"the checkpoint in {run_dir} does not fit its config.yaml; restore the config it was trained with"
+        ) from error
 
 
 class Trainer:
@@ -118,7 +127,10 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the run's folder {run_dir}: {error.strerror}") from error
         save_experiment(experiment, run_dir / "config.yaml")
         (run_dir / "versions.json").write_text(json.dumps(versions(config.threads), indent=2) + "\n", encoding="utf-8")
 
@@ -161,8 +173,13 @@ class Trainer:
         save_atomically(content, self.run_dir / "checkpoint.pt")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        self.algorithm.load_state_dict(checkpoint["algorithm"])
+        _restore_algorithm(self.algorithm, checkpoint, self.run_dir)
         env_state = checkpoint["env"]
+        if len(env_state["elapsed"]) != self.env.n:
+            raise UsageError(
+                f"the checkpoint in {self.run_dir} has {len(env_state['elapsed'])} environments, its config.yaml says "
+                f"{self.env.n}; restore the config it was trained with"
+            )
         # Generators keep their state on the CPU whatever the device.
         self.env.load_state_dict({**env_state, "generator": env_state["generator"].cpu()})
         torch.set_rng_state(checkpoint["rng"].cpu())

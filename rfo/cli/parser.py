@@ -46,7 +46,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from rfo import __version__
 
-        parser.exit(message=f"rfo {__version__}\n")
+        print(f"rfo {__version__}")  # parser.exit would write to standard error
+        parser.exit()
 
 
 Commands = argparse._SubParsersAction  # the public name of what add_subparsers returns does not exist

@@ -99,6 +99,8 @@ class RFOConfig:
         self._require(whole, lambda value: value >= 1, "must be at least 1")
         self._require(positive, lambda value: value > 0, "must be positive")
         self._require(weights, lambda value: value >= 0, "must not be negative")
+        hidden = ("actor_hidden", "critic_hidden")
+        self._require(hidden, lambda value: len(value) > 0 and min(value) >= 1, "needs widths of at least 1")
         self._require(("gamma", "lam"), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         self._require(("uniform_bound",), lambda value: 0 < value < 1, "must lie in (0, 1), for atanh(1) is infinite")
         self._require(("solver",), lambda value: value in SOLVERS, f"must be one of {', '.join(SOLVERS)}")

@@ -40,7 +40,10 @@ def run_demo(options: argparse.Namespace) -> int:
     )
     _show(experiment, run_dir, evaluations, train_s)
     wanted = experiment.config.expected_return
-    return 0 if wanted is None or evaluations["trained"].return_mean >= wanted else 1
+    if wanted is None or evaluations["trained"].return_mean >= wanted:
+        return 0
+    print(f"rfo: the expected return {wanted:g} was not reached", file=sys.stderr)
+    return 1
 
 
 def _evaluate(run_dir: Path) -> tuple[dict[str, Evaluation], float]:

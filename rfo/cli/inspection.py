@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 
 from rich.console import Console
@@ -52,7 +53,9 @@ def run_check(options: argparse.Namespace) -> int:
             print(f"{verdict}  {check.name}: {check.figure:.3g} (limit {check.limit:.3g}); {check.message}", flush=True)
     report = CheckReport(options.env, tuple(checks))
     if options.json:
-        found = [{k: v for k, v in dataclasses.asdict(check).items()} for check in report.checks]
+        # JSON has no infinity: a figure that is not finite is null.
+        found = [dataclasses.asdict(check) for check in report.checks]
+        found = [{**row, "figure": row["figure"] if math.isfinite(row["figure"]) else None} for row in found]
         print(json.dumps({"passed": report.passed, "checks": found}))
     else:
         failed = sum(not check.passed for check in checks)

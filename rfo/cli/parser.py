@@ -46,7 +46,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from rfo import __version__
 
-        parser.exit(message=f"rfo {__version__}\n")
+        print(f"rfo {__version__}")  # parser.exit would write to standard error
+        parser.exit()
 
 
 Commands = argparse._SubParsersAction  # the public name of what add_subparsers returns does not exist
@@ -134,7 +135,7 @@ def _add_doctor(commands: Commands[Parser]) -> None:
 def _add_demo(commands: Commands[Parser]) -> None:
     parser = _add(commands, "demo", "demo", "train, compare with baselines, film and plot: the whole path at once")
     parser.add_argument("--config", default="soft-quadruped-quick", help="config (default: soft-quadruped-quick)")
-    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed (default: the config's)")
     parser.add_argument("--run-dir", metavar="DIR", help="folder to write into (default: a new one under runs/)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the config"

@@ -49,8 +49,7 @@ def run_check(options: argparse.Namespace) -> int:
     for check in iterate_checks(task_class, options.device, options.threads):
         checks.append(check)
         if not options.json:
-            verdict = "ok  " if check.passed else "FAIL"
-            print(f"{verdict}  {check.name}: {check.figure:.3g} (limit {check.limit:.3g}); {check.message}", flush=True)
+            print(check, flush=True)
     report = CheckReport(options.env, tuple(checks))
     if options.json:
         # JSON has no infinity: a figure that is not finite is null.
@@ -58,10 +57,7 @@ def run_check(options: argparse.Namespace) -> int:
         found = [{**row, "figure": row["figure"] if math.isfinite(row["figure"]) else None} for row in found]
         print(json.dumps({"passed": report.passed, "checks": found}))
     else:
-        failed = sum(not check.passed for check in checks)
-        print(
-            f"{options.env}: " + ("every check passed" if report.passed else f"{failed} of {len(checks)} checks failed")
-        )
+        print(report.verdict)
     return 0 if report.passed else 1
 
 

@@ -44,6 +44,11 @@ class Check:
     limit: float
     message: str
 
+    def __str__(self) -> str:
+        """Returns the finding as one line."""
+        verdict = "ok  " if self.passed else "FAIL"
+        return f"{verdict}  {self.name}: {self.figure:.3g} (limit {self.limit:.3g}); {self.message}"
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -61,6 +66,16 @@ class CheckReport:
     def passed(self) -> bool:
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """Says in one line whether the task passed."""
+        failed = sum(not check.passed for check in self.checks)
+        return f"{self.id}: " + (f"{failed} of {len(self.checks)} checks failed" if failed else "every check passed")
+
+    def __str__(self) -> str:
+        """Returns one line for each finding, and the verdict."""
+        return "\n".join([*map(str, self.checks), self.verdict])
 
 
 def check_task(

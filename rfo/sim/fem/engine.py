@@ -110,7 +110,9 @@ class FemEngine(Physics):
         """Arithmetic operations of one control step of one environment, forward and adjoint; a fused one counts two."""
         tets, vertices = len(self.model.tets), len(self.model.vertices)
         forward = tets * (self.tet.operation_count + SCATTER) + vertices * self.vertex.operation_count
-        adjoint = tets * (self.tet_adjoint.operation_count + 2 * SCATTER) + vertices * self.vertex_adjoint.operation_count
+        adjoint = (
+            tets * (self.tet_adjoint.operation_count + 2 * SCATTER) + vertices * self.vertex_adjoint.operation_count
+        )
         return float(self.substeps * forward), float(self.substeps * adjoint)
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:

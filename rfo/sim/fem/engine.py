@@ -107,7 +107,7 @@ class FemEngine(Physics):
         return result["x"], result["v"]
 
     def operations(self) -> tuple[float, float]:
-        """Arithmetic operations of one control step of one environment, forward and adjoint; a fused one counts two."""
+        """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two."""
         tets, vertices = len(self.model.tets), len(self.model.vertices)
         forward = tets * (self.tet.operation_count + SCATTER) + vertices * self.vertex.operation_count
         adjoint = (

@@ -83,6 +83,7 @@ def run_bench(options: argparse.Namespace) -> int:
         print(json.dumps(figures))
         return 0
     table = Table("figure", "value", title=f"{options.env}, {options.envs} environments, horizon {options.horizon}")
+    figures |= figures.pop("roofline") or {}
     for name, value in figures.items():
         table.add_row(name, f"{value:,.1f}" if isinstance(value, float) else "-" if value is None else f"{value}")
     Console().print(table)

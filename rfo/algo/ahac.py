@@ -51,7 +51,7 @@ class AHACConfig(ShortHorizonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, ("horizon_min",), lambda value: value >= 2, "must be at least 2")
+        require(self, ("horizon_min",), lambda value: value >= 3, "must be at least 3, to see one growth")
         require(self, ("stiffness_limit", "multiplier_lr", "horizon_lr"), lambda value: value > 0, "must be positive")
         if not self.horizon_min <= self.horizon <= self.horizon_max:
             raise UsageError(f"algo.horizon must lie in horizon_min..horizon_max, got {self.horizon}")

@@ -20,7 +20,7 @@ from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation
 from rfo.data.chunks import ChunkController, ChunkSampler, plan_starts
-from rfo.data.horizon import Window, collect_window
+from rfo.data.horizon import Window, collect_window, select_rows
 from rfo.flow.integrate import SOLVERS, SolverName
 from rfo.flow.matching import Reduction, conditional_flow_matching
 from rfo.flow.velocity import VelocityMLP
@@ -43,6 +43,8 @@ class RFOConfig(ShortHorizonConfig):
         regularizer_anneal: Both weights are multiplied by max(0, 1 - anneal * progress) [E]; 0 keeps them constant [T].
         past_windows: Windows in the pull towards the past, the present one included [T].
         cfm_reduction: Squared flow-matching error as the mean over action entries [E] or their sum [T].
+        cfm_rows: Rows drawn of each window for the regularisers, where there are more [I]: an unbiased estimate that
+            costs less where the encoder is large. None for all of them [T].
         uniform_bound: Largest magnitude of a uniform action before its atanh [I].
         output_std: Standard deviation of the velocity's last layer at the start [I].
         chunk: Actions h that one flow yields [I]; 1 is the policy without chunks.
@@ -57,6 +59,7 @@ class RFOConfig(ShortHorizonConfig):
     regularizer_anneal: float = 1.25
     past_windows: int = 2
     cfm_reduction: Reduction = "mean"
+    cfm_rows: int | None = None
     uniform_bound: float = 0.999
     output_std: float = 0.01
     chunk: int = 1
@@ -69,6 +72,7 @@ class RFOConfig(ShortHorizonConfig):
         weights = ("c_past", "c_uni", "regularizer_anneal", "output_std")
         require(self, weights, lambda value: value >= 0, "must not be negative")
         require(self, ("uniform_bound",), lambda value: 0 < value < 1, "must lie in (0, 1), for atanh(1) is infinite")
+        require(self, ("cfm_rows",), lambda value: value is None or value >= 1, "must be at least 1")
         require(self, ("solver",), lambda value: value in SOLVERS, f"must be one of {', '.join(SOLVERS)}")
         require(self, ("cfm_reduction",), lambda value: value in ("mean", "sum"), "must be mean or sum")
         require(self, ("execute",), lambda m: m is None or 1 <= m <= self.chunk, f"must lie in 1..{self.chunk}, chunk")
@@ -129,12 +133,11 @@ class RFO(ShortHorizonLearner[RFOConfig]):
         total = self.pathwise_loss(window, normalization)
         losses = {"actor": total}
         scale = max(0.0, 1.0 - config.regularizer_anneal * progress)
-        if scale * config.c_past > 0:
-            losses["past"] = self._match_past(normalization)
-            total = total + scale * config.c_past * losses["past"]
-        if scale * config.c_uni > 0:
-            losses["uniform"] = self._match_uniform(normalization)
-            total = total + scale * config.c_uni * losses["uniform"]
+        weights = {"past": scale * config.c_past, "uniform": scale * config.c_uni}
+        if any(weights.values()):
+            losses |= self._regularizers(normalization, past=weights["past"] > 0, uniform=weights["uniform"] > 0)
+        for name in [name for name in weights if name in losses]:
+            total = total + weights[name] * losses[name]
         return losses | {"total": total}
 
     def value_starts(self, window: Window) -> Tensor | None:
@@ -171,20 +174,32 @@ class RFO(ShortHorizonLearner[RFOConfig]):
             moved = {key: value.to(self.device) for key, value in observation.items()}
             self._past.append((moved, latent.to(self.device)))
 
-    def _match_past(self, normalization: Normalization) -> Tensor:
-        # Stored raw and normalised anew: every window is read with the statistics of this one.
-        keys = self._past[-1][0]
-        observation = {key: torch.cat([stored[key] for stored, _ in self._past]) for key in keys}
-        latent = torch.cat([latent for _, latent in self._past])
-        return self._match(observation, latent, normalization)
+    def _regularizers(self, normalization: Normalization, *, past: bool, uniform: bool) -> dict[str, Tensor]:
+        # The encoder runs once for both: with point clouds it is the larger part of the work. Observations are stored
+        # raw and normalised anew, so that every window is read with the statistics of this one.
+        stored = [self._draw_rows(*plans) for plans in (self._past if past else [self._past[-1]])]
+        observation = {key: torch.cat([seen[key] for seen, _ in stored]) for key in stored[-1][0]}
+        features = self.policy.encoder(normalization(observation))
+        losses = {}
+        if past:
+            losses["past"] = self._match(features, torch.cat([latent for _, latent in stored]))
+        if uniform:
+            latent = stored[-1][1]
+            losses["uniform"] = self._match(features[-len(latent) :], self._draw_uniform(latent))
+        return losses
 
-    def _match_uniform(self, normalization: Normalization) -> Tensor:
-        observation, latent = self._past[-1]
+    def _draw_rows(self, observation: Observation, latent: Tensor) -> tuple[Observation, Tensor]:
+        limit = self.config.cfm_rows
+        if limit is None or len(latent) <= limit:
+            return observation, latent
+        rows = torch.randperm(len(latent), generator=self.loss_noise, device=self.device)[:limit]
+        return select_rows(observation, rows), latent[rows]
+
+    def _draw_uniform(self, latent: Tensor) -> Tensor:
         bound = self.config.uniform_bound
         action = torch.rand(latent.shape, generator=self.loss_noise, dtype=self.dtype, device=self.device) * 2.0 - 1.0
-        return self._match(observation, torch.atanh(action.clamp(-bound, bound)), normalization)
+        return torch.atanh(action.clamp(-bound, bound))
 
-    def _match(self, observation: Observation, target: Tensor, normalization: Normalization) -> Tensor:
-        velocity = self.policy.bind(normalization(observation))
-        reduction = self.config.cfm_reduction
+    def _match(self, features: Tensor, target: Tensor) -> Tensor:
+        velocity, reduction = self.policy.field.bind(features), self.config.cfm_reduction
         return conditional_flow_matching(velocity, target, generator=self.loss_noise, reduction=reduction)

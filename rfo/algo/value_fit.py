@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from rfo.policy.critics import TwinCritic
 from rfo.policy.normalize import Normalization
 
 __all__ = ["ValueFit", "clip_gradient"]
+
+Predictor = Callable[[Observation], Tensor]
+"""Maps a minibatch to both values, shape [2, B]."""
 
 
 class ValueFit:
@@ -31,6 +34,8 @@ class ValueFit:
         minibatches: Minibatches of a pass.
         grad_clip: Largest gradient norm.
         generator: Source of the order of the minibatches.
+        encoder_epochs: Passes in which the critic's encoder learns as well; in the remaining ones its features are
+            computed once, and the value networks alone are fitted to them. None for all passes.
         target_mix: Share of the old weights in the averaged copy that is bootstrapped from, after each fit (SHAC's
             target critic); 0 bootstraps from the networks themselves.
     """
@@ -46,9 +51,11 @@ class ValueFit:
         minibatches: int,
         grad_clip: float,
         generator: torch.Generator,
+        encoder_epochs: int | None = None,
         target_mix: float = 0.0,
     ) -> None:
         self.critic, self.optimizer, self.generator = critic, optimizer, generator
+        self.encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
         self.target_mix = target_mix
         self.bootstrap = critic if target_mix == 0.0 else copy.deepcopy(critic).requires_grad_(False)
         self.gamma, self.lam = gamma, lam
@@ -78,9 +85,14 @@ class ValueFit:
         with torch.no_grad():
             value = self.critic.mean(observation)
         loss_sum = torch.zeros_like(target[0])
-        for _ in range(self.epochs):
+        predict: Predictor = self.critic
+        for epoch in range(self.epochs):
+            if epoch == self.encoder_epochs:
+                with torch.no_grad():
+                    observation = {"features": self.critic.encoder(observation)}
+                predict = self._predict_from_features
             order = torch.randperm(len(target), generator=self.generator, device=target.device)
-            loss_sum += self._run_epoch(select_rows(observation, order), target[order])
+            loss_sum += self._run_epoch(predict, select_rows(observation, order), target[order])
         self._average()
         return {
             "critic_loss": loss_sum / self.epochs,
@@ -118,12 +130,15 @@ class ValueFit:
             for old, new in zip(self.bootstrap.parameters(), self.critic.parameters(), strict=True):
                 old.lerp_(new, 1.0 - self.target_mix)
 
-    def _run_epoch(self, observation: Observation, target: Tensor) -> Tensor:
+    def _predict_from_features(self, observation: Observation) -> Tensor:
+        return self.critic.heads(observation["features"])
+
+    def _run_epoch(self, predict: Predictor, observation: Observation, target: Tensor) -> Tensor:
         chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
         loss_sum = torch.zeros_like(target[0])
         target_chunks = target.chunk(self.minibatches)  # fewer than asked for where rows are scarce
         for i, part in enumerate(target_chunks):
-            predicted = self.critic({key: parts[i] for key, parts in chunks.items()})
+            predicted = predict({key: parts[i] for key, parts in chunks.items()})
             mean_square = nn.functional.mse_loss(predicted, part.expand_as(predicted))
             loss = self.critic.copies * mean_square  # every network has a loss of its own: their sum, not their mean
             for parameter in self._parameters:

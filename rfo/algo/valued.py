@@ -26,6 +26,8 @@ class ValuedConfig(LearnerConfig):
         critic_lr: Learning rate of the critics at the start [E].
         critic_epochs: Passes over the window [E]; SHAC and SAPO use 16 [C].
         critic_minibatches: Minibatches of a pass [C].
+        critic_encoder_epochs: Passes in which the critic's encoder learns too; later ones fit the value networks to its
+            features as they are, which for point clouds saves most of the time [I]. None for all passes [C].
         target_mix: Share of the old weights in an averaged critic that is bootstrapped from; SHAC's code has 0.2 to
             0.995 by task [C], SAPO no such critic, which is 0 [P][C], and of RFO it is not known [I].
     """
@@ -35,11 +37,13 @@ class ValuedConfig(LearnerConfig):
     critic_lr: float = 2e-3
     critic_epochs: int = 8
     critic_minibatches: int = 4
+    critic_encoder_epochs: int | None = None
     target_mix: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, ("critic_epochs", "critic_minibatches"), lambda value: value >= 1, "must be at least 1")
+        require(self, ("critic_encoder_epochs",), lambda value: value is None or value >= 1, "must be at least 1")
         require(self, ("critic_lr",), lambda value: value > 0, "must be positive")
         require(self, ("lam",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         require(self, ("target_mix",), lambda value: 0 <= value < 1, "must lie in [0, 1)")
@@ -74,6 +78,7 @@ class ValuedLearner(Learner[ValuedT]):
             minibatches=config.critic_minibatches,
             grad_clip=config.grad_clip,
             generator=self.fit_order,
+            encoder_epochs=config.critic_encoder_epochs,
             target_mix=config.target_mix,
         )
         self.schedules.append((self.value_fit.optimizer, config.critic_lr))

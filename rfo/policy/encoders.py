@@ -85,12 +85,24 @@ class PointEncoder(Encoder):
     def forward(self, observation: Observation) -> Tensor:
         """Returns [64 per point key, 128 of the low-dimensional keys], shape [B, feature_dim]."""
         parts = [
-            projection(network(observation[key]).mean(dim=-2))
+            projection(_pool(network, observation[key]))
             for key, network, projection in zip(self.keys, self.point_networks, self.projections, strict=True)
         ]
         if self.low_dim_network is not None:
             parts.append(self.low_dim_network(observation[LOW_DIM]))
         return torch.cat(parts, dim=-1)
+
+
+CACHED_ROWS = 32
+"""Point sets that pass through a per-point network together on the CPU: what lies between two layers then stays in the
+core's cache, which saves a quarter of the time of a large batch (measured with 204 points)."""
+
+
+def _pool(network: nn.Module, points: Tensor) -> Tensor:
+    """Returns the mean over the points of a network's features, [B, P, C] to [B, width]."""
+    parts = (points,) if points.is_cuda else points.split(CACHED_ROWS)  # type: ignore[no-untyped-call]
+    pooled = [network(part).mean(dim=-2) for part in parts]
+    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
 
 
 def make_encoder(shapes: Mapping[str, tuple[int, ...]]) -> Encoder:

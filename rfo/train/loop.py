@@ -17,6 +17,7 @@ from rfo.core.errors import SimulationDivergedError, UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
 from rfo.train.algorithms import Algorithm, VariableHorizon, make_algorithm
+from rfo.train.bench import available_cores
 from rfo.train.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_atomically
 from rfo.train.config import Experiment, load_experiment, save_experiment
 from rfo.train.evaluate import Evaluation, evaluate, trained_policy
@@ -62,9 +63,10 @@ class _Counters:
 def build(experiment: Experiment) -> tuple[Task, Algorithm]:
     """Builds the task and the algorithm of an experiment, in float32."""
     config = experiment.config
-    # The learner's matrices are small: one thread runs them fastest. The engine's threads are its own.
-    torch.set_num_threads(1)
     _require_device(config.device)
+    # Matrices of low-dimensional learners are small: one thread runs them fastest. The engine's threads are its own.
+    wide = any(len(shape) > 1 for shape in registry.spec(config.env).observation_shapes.values())
+    torch.set_num_threads(config.threads or available_cores() if wide else 1)
     task = registry.make(config.env, device=config.device, dtype=torch.float32, threads=config.threads)
     algorithm = make_algorithm(
         config.algo, experiment.algorithm, task.spec, device=task.device, dtype=task.dtype, seed=config.seed

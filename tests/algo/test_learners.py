@@ -261,3 +261,41 @@ def test_impossible_chunks_are_refused() -> None:
         replace(config, chunk=3)
     with pytest.raises(UsageError, match="execute"):
         replace(config, chunk=2, execute=4)
+
+
+def test_frozen_encoder_passes_fit_the_value_networks_alone() -> None:
+    """After its own passes the critic's encoder stands still; without such passes nothing changes bitwise."""
+    results = []
+    for passes in (None, 2, 1):
+        algo, env = _build("shac", Cloud, target_mix=0.0, critic_encoder_epochs=passes)
+        algo.update(env, 0.0)
+        results.append([p.detach().clone() for p in algo.critic.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    encoder = len(list(algo.critic.encoder.parameters()))
+    assert not torch.equal(results[0][encoder], results[2][encoder])
+    algo, env = _build("shac", Cloud, critic_epochs=1)
+    algo.update(env, 0.0)
+    once = list(algo.critic.parameters())[:encoder]
+    assert all(torch.equal(a, b) for a, b in zip(results[2][:encoder], once, strict=True))
+
+
+def test_regularisers_on_drawn_rows_estimate_the_same_loss() -> None:
+    """Few rows of every window give the same expectation, and as many as there are the same bits."""
+    found = {}
+    for rows in (None, 20, 5):
+        algo, env = _build("rfo", dtype=torch.float64, cfm_rows=rows)
+        normalization = algo.normalizer.snapshot()
+        for _ in range(2):
+            window = algo.collect(env, normalization)
+        draws = [algo.actor_losses(window, normalization, 0.0) for _ in range(1 if rows != 5 else 400)]
+        found[rows] = [
+            float(torch.stack([loss[name] for loss in draws]).detach().mean()) for name in ("past", "uniform")
+        ]
+    assert found[None] == found[20]
+    many, env = _build("rfo", dtype=torch.float64)
+    normalization = many.normalizer.snapshot()
+    for _ in range(2):
+        window = many.collect(env, normalization)
+    draws = [many.actor_losses(window, normalization, 0.0) for _ in range(100)]
+    whole = [float(torch.stack([loss[name] for loss in draws]).detach().mean()) for name in ("past", "uniform")]
+    assert found[5] == pytest.approx(whole, rel=0.05)

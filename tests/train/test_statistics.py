@@ -28,7 +28,7 @@ def test_interquartile_mean_is_not_moved_by_an_outlier() -> None:
 
 
 def test_bootstrap_interval_covers_as_often_as_it_says() -> None:
-    """Of samples of 20 from a normal law, about 95 % of the intervals hold its mean (the bootstrap is a little short)."""
+    """Of samples of 20 from a normal law, about 95 % of the intervals hold its mean, or a little less."""
     generator = np.random.default_rng(0)
     hits = 0
     for _ in range(200):

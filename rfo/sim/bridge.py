@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffer", "constants", "scalar_name", "step", "warp_device"]
 
-_quiet = wp.config.log_level
-wp.config.log_level = wp.LOG_ERROR  # the absence of a GPU is not worth a warning at every start
+wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
 wp.init()
-wp.config.log_level = max(_quiet, wp.LOG_WARNING)
 
 
 def scalar_name(dtype: torch.dtype) -> str:
@@ -49,6 +47,14 @@ class Buffer:
         """The first components, in the same memory; kernels go on seeing all."""
         part = copy(self)
         part.tensor = self.tensor[:, :components]
+        return part
+
+    def entries(self, components: int, first: int, count: int) -> Buffer:
+        """Some of the entries of `components` each, in the same memory; kernels see those after `first` too."""
+        part = copy(self)
+        packs, _, lanes = self.tensor.shape
+        part.tensor = self.tensor[:, first * components : (first + count) * components]
+        part.array = wp.from_torch(self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False)
         return part
 
     @property

@@ -74,7 +74,7 @@ def test_height_field_reproduces_planes_and_smooths_the_rest() -> None:
     plane = 0.1 * (x[..., 0] - 1.0) - 0.04 * (x[..., 2] + 2.0)
     cosine = 1.0 / np.sqrt(1.0 + 0.1**2 + 0.04**2)
     assert np.abs(found["distance"] - (0.4 - plane) * cosine).max() < 1e-12
-    outside = x + [100.0, 0.0, 100.0]
+    outside = x + np.array([100.0, 0.0, 100.0])
     found = run_law(surface_law(field), {"x": outside, "mark": np.zeros(60), "heights": field.heights}, shapes)
     assert np.abs(found["normal"] - [0.0, 1.0, 0.0]).max() < 1e-12
 
@@ -112,6 +112,18 @@ def weighted(sim: Any) -> Any:
         return (weights[0] * x).sum() + 0.1 * (weights[1] * v).sum()
 
     return total
+
+
+def test_a_ramp_has_no_kink() -> None:
+    """With a ramp the spring sets in with zero slope and is a shifted line beyond it."""
+    law = vertex_law(ramp=0.01)
+    depth = np.array([-0.01, 0.0, 1e-5, 0.005, 0.01, 0.02])
+    x = np.zeros((1, 6, 3))
+    x[..., 1] = -depth
+    values = {"x": x, "v": np.zeros_like(x), "f": np.zeros_like(x), "mass": np.ones(6), "dt": np.array([1e-6])}
+    values |= {"gravity": np.zeros(3), "contact": np.array([1e3, 0.0, 0.0, 0.05])}
+    force = run_law(law, values, {"x_next": (6, 3), "v_next": (6, 3)})["v_next"][0, :, 1] / 1e-6
+    assert force == pytest.approx([0.0, 0.0, 1e3 * 1e-10 / 0.02, 1.25, 5.0, 15.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)

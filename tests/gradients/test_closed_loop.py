@@ -24,7 +24,7 @@ def task() -> SoftQuadrupedQuick:
 def closed_loop_return(
     task: SoftQuadrupedQuick, learner: RFO, state: State, noise: Tensor, value_weight: float
 ) -> Callable[[], Tensor]:
-    """Rewards over STEPS control steps under the learner's policy and the value at the end; state and noise are fixed."""
+    """Rewards over STEPS control steps and the value at the end, from fixed state and noise, under the policy."""
 
     def evaluate() -> Tensor:
         current, total = state, torch.zeros((), dtype=torch.float64)

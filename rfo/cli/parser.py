@@ -35,6 +35,7 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_eval(commands)
     _add_record(commands)
+    _add_compare(commands)
     _add_check(commands)
     _add_bench(commands)
     _add_doctor(commands)
@@ -109,6 +110,19 @@ def _add_record(commands: Commands[Parser]) -> None:
     parser.add_argument("--height", type=int, default=540, help="picture height in pixels (default: 540)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial state (default: 0)")
     _add_machine(parser, device=None)
+
+
+def _add_compare(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "compare", "comparison", "train configs over seeds and compare them in one table")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="names of configs, or paths of .yaml files")
+    parser.add_argument("--seeds", type=int, nargs="+", required=True, metavar="S", help="seeds of every config")
+    parser.add_argument("--output", default="runs/compare", metavar="DIR", help="folder (default: runs/compare)")
+    parser.add_argument("--jobs", type=int, metavar="J", help="runs side by side (default: as many as cores allow)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the configs"
+    )
+    parser.add_argument("--threads", type=int, metavar="T", help="cores each run's engine may use (default: 1)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
 
 
 def _add_check(commands: Commands[Parser]) -> None:

@@ -17,7 +17,8 @@ from rfo.core.errors import SimulationDivergedError, UsageError
 from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
-from rfo.train.algorithms import Algorithm, make_algorithm
+from rfo.train.algorithms import Algorithm, VariableHorizon, make_algorithm
+from rfo.train.bench import available_cores
 from rfo.train.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_atomically
 from rfo.train.config import Experiment, load_experiment, save_experiment
 from rfo.train.evaluate import Evaluation, evaluate, trained_policy
@@ -63,8 +64,9 @@ class _Counters:
 def build(experiment: Experiment) -> tuple[Task, Algorithm]:
     """Builds the task and the algorithm of an experiment, in float32."""
     config = experiment.config
-    # The learner's matrices are small: one thread runs them fastest. The engine's threads are its own.
-    torch.set_num_threads(1)
+    # Matrices of low-dimensional learners are small: one thread runs them fastest. The engine's threads are its own.
+    wide = any(len(shape) > 1 for shape in registry.spec(config.env).observation_shapes.values())
+    torch.set_num_threads(config.threads or available_cores() if wide else 1)
     task = registry.make(config.env, device=config.device, dtype=torch.float32, threads=config.threads)
     algorithm = make_algorithm(
         config.algo, experiment.algorithm, task.spec, device=task.device, dtype=task.dtype, seed=config.seed
@@ -123,6 +125,7 @@ class Trainer:
         config = experiment.config
         self.env = VectorEnv(self.task, config.num_envs, seed=config.seed, stagger=True)
         self.counters = _Counters()
+        self._last_steps = 0
         self.evaluation: Evaluation | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -187,6 +190,7 @@ class Trainer:
 
     def _update(self) -> dict[str, float]:
         config, counters = self.experiment.config, self.counters
+        self._last_steps = self._steps_of_next_update()
         started = time.perf_counter()
         try:
             metrics = self.algorithm.update(self.env, counters.env_steps / config.env_steps)
@@ -196,7 +200,7 @@ class Trainer:
             raise TrainingStoppedError(f"{error} (at {counters.env_steps} environment steps)") from error
         seconds = time.perf_counter() - started
         counters.updates += 1
-        counters.env_steps += self.experiment.steps_per_update
+        counters.env_steps += self._last_steps
         counters.train_s += seconds
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
@@ -205,7 +209,12 @@ class Trainer:
                 "try a smaller learning rate or a shorter horizon"
             )
         head = {"update": counters.updates, "env_steps": counters.env_steps, "train_s": counters.train_s}
-        return {**head, "env_steps_per_s": self.experiment.steps_per_update / seconds, **metrics}
+        return {**head, "env_steps_per_s": self._last_steps / seconds, **metrics}
+
+    def _steps_of_next_update(self) -> int:
+        if isinstance(self.algorithm, VariableHorizon):
+            return self.experiment.config.num_envs * self.algorithm.horizon
+        return self.experiment.steps_per_update
 
     def _stopped(self, error: SimulationDivergedError) -> TrainingStoppedError:
         dump = self.run_dir / "diverged.pt"
@@ -231,7 +240,7 @@ class Trainer:
 
     def _crossed(self, interval: int) -> bool:
         """Returns whether the last update passed a multiple of `interval`."""
-        now, before = self.counters.env_steps, self.counters.env_steps - self.experiment.steps_per_update
+        now, before = self.counters.env_steps, self.counters.env_steps - self._last_steps
         return interval > 0 and now // interval > before // interval
 
     def _figures(self, row: dict[str, float]) -> str:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = ("make ", "git ", "cd ", "pip ", "tensorboard ")
 SMALL = {
     "rfo train": "--set env_steps=1024 --set eval_interval=0",
-    "rfo demo": "--set env_steps=1024 --set eval_interval=0",
+    "rfo demo": "--set env_steps=1024 --set eval_interval=0 --seconds 0.2",
     "rfo eval": "--episodes 2",
     "rfo record": "--seconds 0.2 --width 160 --height 90",
     "rfo bench": "--envs 4 --horizon 4",

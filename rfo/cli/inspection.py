@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +54,7 @@ def run_check(options: argparse.Namespace) -> int:
             print(f"{verdict}  {check.name}: {check.figure:.3g} (limit {check.limit:.3g}); {check.message}", flush=True)
     report = CheckReport(options.env, tuple(checks))
     if options.json:
-        found = [{k: v for k, v in dataclasses.asdict(check).items()} for check in report.checks]
+        found = [_finite(dataclasses.asdict(check)) for check in report.checks]
         print(json.dumps({"passed": report.passed, "checks": found}))
     else:
         failed = sum(not check.passed for check in checks)
@@ -60,6 +62,11 @@ def run_check(options: argparse.Namespace) -> int:
             f"{options.env}: " + ("every check passed" if report.passed else f"{failed} of {len(checks)} checks failed")
         )
     return 0 if report.passed else 1
+
+
+def _finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """Replaces what JSON has no number for by null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
 
 
 def run_bench(options: argparse.Namespace) -> int:

@@ -141,9 +141,9 @@ def _add_demo(commands: Commands[Parser]) -> None:
     parser = _add(commands, "demo", "demo", "train, compare with baselines, film and plot: the whole path at once")
     parser.add_argument("--config", default="soft-quadruped-quick", help="config (default: soft-quadruped-quick)")
     parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="simulated seconds of the film (default: 5)")
     parser.add_argument("--run-dir", metavar="DIR", help="folder to write into (default: a new one under runs/)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the config"
     )
+    parser.add_argument("--seconds", type=float, default=5.0, help="simulated seconds of the film (default: 5)")
     _add_machine(parser, device=None)

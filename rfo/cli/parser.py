@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
             from rfo.core.registry import did_you_mean  # imports torch, which --help can do without
 
             hint = did_you_mean(arguments[0], known)
-            raise UsageError(f"unknown command {arguments[0]!r}{hint} (known: {', '.join(known)})")
+            raise UsageError(f"invalid choice: {arguments[0]!r}{hint} (commands: {', '.join(known)})")
         return self.parse_args(arguments or ["--help"])
 
 

@@ -127,7 +127,7 @@ def test_demo_runs_the_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["trian"], "unknown command 'trian'; did you mean 'train'"),
+        (["trian"], "invalid choice: 'trian'; did you mean 'train'"),
         (["train"], "name a config"),
         (["train", "pendulum-swingpu"], "did you mean 'pendulum-swingup'"),
         (["train", "nowhere.yaml"], "nowhere.yaml does not exist"),

@@ -23,6 +23,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """Parses the arguments of the process; shows the help where there are none."""
+        known = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+            from rfo.core.registry import did_you_mean  # imports torch, which --help can do without
+
+            hint = did_you_mean(arguments[0], known)
+            raise UsageError(f"invalid choice: {arguments[0]!r}{hint} (commands: {', '.join(known)})")
         return self.parse_args(arguments or ["--help"])
 
 
@@ -154,4 +160,5 @@ def _add_demo(commands: Commands[Parser]) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the config"
     )
+    parser.add_argument("--seconds", type=float, default=5.0, help="simulated seconds of the film (default: 5)")
     _add_machine(parser, device=None)

@@ -128,7 +128,7 @@ def test_check_that_fails_ends_with_one(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def test_bench_json_has_the_promised_keys(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exactly the eight keys, with figures that can be."""
+    """The eight keys, with figures that can be, and a roofline where the arithmetic is counted."""
     monkeypatch.setattr("rfo.train.bench.LEAST_SECONDS", 0.0)
     code, out, _ = run("bench", "pendulum-swingup", "--envs", "3", "--horizon", "2", "--threads", "1", "--json")
     figures = _json(out)
@@ -142,6 +142,7 @@ def test_bench_json_has_the_promised_keys(run: Run, monkeypatch: pytest.MonkeyPa
         "threads",
         "device",
         "dtype",
+        "roofline",
     }
     assert figures["forward_env_steps_per_s"] > figures["gradient_env_steps_per_s"] > 0
     assert figures["peak_rss_bytes"] > 10**7

@@ -7,12 +7,14 @@ array. The accesses carry the data movement, and each has a dual, so that the ad
 access              as an input, an element reads   as an output, an element writes
 ==================  ==============================  ===============================
 `Item`              its own entry                   its own entry (= or, accumulated, +=)
+`Planar`            the same, components apart      the same
 `Corners`           the entries of its corners      adds to the entries of its corners
 `Fixed`             constants of its own            never
 `Uniform`           constants of all elements       never
 ==================  ==============================  ===============================
 
-Memory of an array with `Item` or `Corners` access is [pack][item][component][lane]: environments lie side by side in
+Memory of an array with `Item` or `Corners` access is [pack][item][component][lane], of one with `Planar` access
+[pack][component][item][lane]: environments (or, where one environment fills a pack, consecutive elements) lie side by side in
 lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with vectors
 as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
 """
@@ -22,7 +24,7 @@ from __future__ import annotations
 import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -33,7 +35,7 @@ import warp as wp
 
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
 
-__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Uniform", "lanes_for", "native_kernel"]
+__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Planar", "Statements", "Uniform", "lanes_for", "native_kernel", "statements"]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
@@ -64,6 +66,11 @@ class Item(Access):
     """The element's own entry; `accumulate` adds instead of storing when written."""
 
     accumulate: bool = False
+
+
+@dataclass(frozen=True)
+class Planar(Item):
+    """The element's own entry of an array that holds each component of all elements together."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Law:
             access = self.inputs[name]
             if isinstance(access, (Fixed, Uniform)):
                 raise TypeError(f"{self.name}: {name!r} is shared by environments; make it an Item to differentiate it")
-            outputs[f"bar_{name}"] = Item(access.shape, True) if name in accumulate else access
+            outputs[f"bar_{name}"] = replace(access, accumulate=True) if name in accumulate else access
         inputs = {**self.inputs, **{f"bar_{name}": access for name, access in self.outputs.items()}}
 
         def function(**values: npt.NDArray[Any]) -> Values:
@@ -279,6 +286,8 @@ class _Source:
         if isinstance(access, Corners):
             corner, component = divmod(i, access.components)
             return f"{name}_at + ({access.index}_at[{corner}] * {access.components} + {component}) * {self.lanes}"
+        if isinstance(access, Planar):
+            return f"{name}_at + ({i} * element_count + e) * {self.lanes}"
         return f"{name}_at + (e * {access.components} + {i}) * {self.lanes}"
 
     def _loads(self) -> Iterator[str]:
@@ -331,6 +340,38 @@ class _Source:
                     yield f"atomicAdd({place}, {self.names[node]});"
                 else:
                     yield f"*(V*)({place}) {'+=' if adds else '='} {self.names[node]};"
+
+
+@dataclass(frozen=True)
+class Statements:
+    """A law printed for use inside a hand-written native loop, on CPU vectors.
+
+    The loop declares every input component as `<name>_<i>`: a scalar S where its access is shared by the elements, a
+    vector V of lanes elsewhere.
+
+    Attributes:
+        prelude: Types S and V and the functions of lanes.
+        uniform: Statements on scalars, to stand before the loop.
+        body: Statements on vectors, to stand inside it.
+        results: Expressions of the results' components, by name.
+    """
+
+    prelude: tuple[str, ...]
+    uniform: tuple[str, ...]
+    body: tuple[str, ...]
+    results: Mapping[str, tuple[str, ...]]
+
+
+def statements(law: Law, dtype: str, lanes: int) -> Statements:
+    """Prints a law without its data movement."""
+    source = _Source(law, dtype, lanes, cuda=False)
+    list(source._loads())  # names the inputs
+    lines = list(source._statements())
+    uniform = tuple(line for line in lines if line.startswith("const S "))
+    body = tuple(line for line in lines if not line.startswith("const S "))
+    results = {name: tuple(source.names[x] for x in values.flat) for name, values in source.outputs.items()}
+    prelude = tuple(line for line in source._prelude() if not line.startswith("const int "))
+    return Statements(prelude, uniform, body, results)
 
 
 @cache

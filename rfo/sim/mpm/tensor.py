@@ -74,11 +74,10 @@ def series(six: Any, coefficients: Sequence[float]) -> Any:
     """
     squared = square(six)
     q, r = 0.5 * trace(squared), determinant(six)
-    power: tuple[Any, Any, Any] = (0.0, 1.0, 0.0)  # Aⁿ = p_0 I + p_1 A + p_2 A²
-    total: list[Any] = [0.0, 0.0, 0.0]
-    for coefficient in coefficients:
-        total = [t + coefficient * p for t, p in zip(total, power, strict=True)]
-        power = (power[2] * r, power[0] + power[2] * q, power[1])
+    # Horner's rule on coefficients of I, A, A²: powers of a small strain would underflow, which is slow.
+    total: tuple[Any, Any, Any] = (0.0, 0.0, 0.0)
+    for coefficient in reversed(coefficients):
+        total = (total[2] * r, coefficient + total[0] + total[2] * q, total[1])
     result = total[1] * six + total[2] * squared
     return result + total[0] * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 

@@ -27,63 +27,89 @@ FLAGS = 3  # largest reach, particles outside the domain, nodes beyond the box's
 _TYPES = """
 typedef wp::{dtype} S;
 typedef S V __attribute__((ext_vector_type(16), aligned({size})));
-typedef S Q __attribute__((ext_vector_type(4), aligned({size})));
+typedef int I __attribute__((ext_vector_type(16)));
 const V KZ = {{1.5, 1.5, 1.5, 1.5, 1, 1, 1, 1, .5, .5, .5, .5, 0, 0, 0, 0}};
 const V AZ = {{0, 0, 0, 0, .75, .75, .75, .75, 0, 0, 0, 0, 0, 0, 0, 0}};
 const V BZ = {{.5, .5, .5, .5, -1, -1, -1, -1, .5, .5, .5, .5, 0, 0, 0, 0}};
 const V OZ = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0}};
-const S DT = {dt!r}, DX = {dx!r}, PER_DX = {per_dx!r};
+const S DT = {dt!r}, PER_DX = {per_dx!r};
 const S ORIGIN[3] = {{{origin}}};
 const int LAST[3] = {{{last}}};
 const int n = element_count, stride = {stride};
-auto spread = [](Q q) {{ return __builtin_shufflevector(q, q, 0,1,2,3, 0,1,2,3, 0,1,2,3, 0,1,2,3); }};
-auto fold = [](V v) {{
-    Q a = __builtin_shufflevector(v, v, 0,1,2,3) + __builtin_shufflevector(v, v, 4,5,6,7);
-    return a + __builtin_shufflevector(v, v, 8,9,10,11);
+// Four numbers in memory, four times over.
+auto spread = [](const S* at) {{
+    typedef S Q __attribute__((ext_vector_type(4), aligned({size})));
+    const Q q = *(const Q*)at;
+    return __builtin_shufflevector(q, q, 0,1,2,3, 0,1,2,3, 0,1,2,3, 0,1,2,3);
 }};
-auto total = [](V v) {{
-    Q a = __builtin_shufflevector(v, v, 0,1,2,3) + __builtin_shufflevector(v, v, 4,5,6,7);
-    a += __builtin_shufflevector(v, v, 8,9,10,11);
-    return (a[0] + a[1]) + (a[2] + a[3]);
+// Sums over k of four vectors [k][4], one after the other.
+auto sum_k = [](V a, V b, V c, V d) {{
+    const V u = __builtin_shufflevector(a, b, 0,1,2,3, 8,9,10,11, 16,17,18,19, 24,25,26,27)
+        + __builtin_shufflevector(a, b, 4,5,6,7, 12,13,14,15, 20,21,22,23, 28,29,30,31);
+    const V w = __builtin_shufflevector(c, d, 0,1,2,3, 8,9,10,11, 16,17,18,19, 24,25,26,27)
+        + __builtin_shufflevector(c, d, 4,5,6,7, 12,13,14,15, 20,21,22,23, 28,29,30,31);
+    return __builtin_shufflevector(u, w, 0,1,2,3, 8,9,10,11, 16,17,18,19, 24,25,26,27)
+        + __builtin_shufflevector(u, w, 4,5,6,7, 12,13,14,15, 20,21,22,23, 28,29,30,31);
 }};
-auto planes = [](S* at, int first, int step, int count) {{
-    Q q = 0;
-    for (int c = 0; c < 4; ++c) if (c < count) q[c] = at[(first + c * step) * (size_t)stride];
-    return q;
+// 16 x 16 numbers transposed: each pass rotates the eight bits of (row, column) by one.
+auto transpose = [](V* rows) {{
+    for (int pass = 0; pass < 4; ++pass) {{
+        V t[16];
+        for (int i = 0; i < 8; ++i) {{
+            t[2 * i] = __builtin_shufflevector(
+                rows[i], rows[i + 8], 0,16, 1,17, 2,18, 3,19, 4,20, 5,21, 6,22, 7,23);
+            t[2 * i + 1] = __builtin_shufflevector(
+                rows[i], rows[i + 8], 8,24, 9,25, 10,26, 11,27, 12,28, 13,29, 14,30, 15,31);
+        }}
+        for (int i = 0; i < 16; ++i) rows[i] = t[i];
+    }}
 }};
+#define AT(name, c) (*(V*)(name##_at + b + (c) * (size_t)stride))
 """
 
-# Place, weights and first row of particle p. A particle outside the domain is held at its edge and flagged.
-_PLACE = """
-    S f[3], wx[3], wy[3];
-    int at[3];
+# Places, weights and first rows of the 16 particles from b on. Whatever lies outside the box is held at its edge (and
+# was flagged when the box was found). `record` holds 16 numbers for each particle.
+_BLOCK = """
+V record[16];
+S* const records = (S*)record;
+for (int l = 0; l < 16; ++l) record[l] = 0;
+const size_t step_j = 4 * (size_t)box_at[5], step_i = step_j * box_at[4];
+for (int b = 0; b < n; b += 16) {
+    const int many = n - b < 16 ? n - b : 16;
+    V f[3], ww[9], wx[3], wy[3];
+    I first[3];
     for (int d = 0; d < 3; ++d) {
-        const S cell = (x_at[p + d * (size_t)stride] - ORIGIN[d]) * PER_DX;
-        int base = (int)(cell - S(.5));
-        const int most = box_at[d] + box_at[3 + d] - (d == 2 ? 4 : 3);
-        base = base > most ? most : base;
-        base = base < box_at[d] ? box_at[d] : base;
-        f[d] = cell - (S)base;
-        at[d] = base - box_at[d];
+        const V cell = (AT(x, d) - ORIGIN[d]) * PER_DX;
+        I base = __builtin_convertvector(cell - S(.5), I);
+        base = __builtin_elementwise_min(base, (I)(box_at[d] + box_at[3 + d] - (d == 2 ? 4 : 3)));
+        base = __builtin_elementwise_max(base, (I)box_at[d]);
+        f[d] = cell - __builtin_convertvector(base, V);
+        first[d] = base - box_at[d];
     }
-    const S x0 = S(1.5) - f[0], x1 = f[0] - S(1), x2 = f[0] - S(.5);
-    const S y0 = S(1.5) - f[1], y1 = f[1] - S(1), y2 = f[1] - S(.5);
+    const I row = 4 * ((first[0] * box_at[4] + first[1]) * box_at[5] + first[2]);
+    const V x0 = S(1.5) - f[0], x1 = f[0] - S(1), x2 = f[0] - S(.5);
+    const V y0 = S(1.5) - f[1], y1 = f[1] - S(1), y2 = f[1] - S(.5);
     wx[0] = S(.5) * x0 * x0; wx[1] = S(.75) - x1 * x1; wx[2] = S(.5) * x2 * x2;
     wy[0] = S(.5) * y0 * y0; wy[1] = S(.75) - y1 * y1; wy[2] = S(.5) * y2 * y2;
-    const V tz = f[2] - KZ;
-    const V wz = AZ + BZ * tz * tz;
-    const size_t row = 4 * (((size_t)at[0] * box_at[4] + at[1]) * box_at[5] + at[2]);
-    const size_t step_i = 4 * (size_t)box_at[4] * box_at[5], step_j = 4 * (size_t)box_at[5];
+    for (int ij = 0; ij < 9; ++ij) ww[ij] = wx[ij / 3] * wy[ij % 3];
+    const S* const fz = (const S*)(f + 2);
+    const S *const wx_ = (const S*)wx, *const wy_ = (const S*)wy, *const ww_ = (const S*)ww;
+    const int* const rows = (const int*)&row;
 """
 
 _DERIVATIVES = """
-    const S dx_[3] = {-x0, S(-2) * x1, x2}, dy_[3] = {-y0, S(-2) * y1, y2};
-    const V dz = S(2) * BZ * tz;
+    V dx[3] = {-x0, S(-2) * x1, x2}, dy[3] = {-y0, S(-2) * y1, y2};
+    const S *const dx_ = (const S*)dx, *const dy_ = (const S*)dy;
+"""
+
+_WEIGHTS_Z = """
+        const V tz = fz[l] - KZ;
+        const V wz = AZ + BZ * tz * tz;
 """
 
 _BOX = """
 {
-    typedef S W __attribute__((ext_vector_type(16), aligned(SIZE)));
+    typedef V W;
     int outside = 0;
     for (int d = 0; d < 3; ++d) {
         const S* at = x_at + d * (size_t)stride;
@@ -124,143 +150,179 @@ for (size_t i = 0, end = 4 * ((size_t)box_at[3] * box_at[4] * box_at[5] + 16); i
 """
 
 _SCATTER = """
-for (int p = 0; p < n; ++p) {
-    PLACE
-    const S mass = figures_at[p];
-    const Q ax = planes(a_at + p, 0, 3, 3), ay = planes(a_at + p, 1, 3, 3), az = planes(a_at + p, 2, 3, 3);
-    Q q = mass * planes(v_at + p, 0, 1, 3) - (f[0] * ax + f[1] * ay + f[2] * az);
-    q[3] = mass;
-    const V vx = spread(ax) * wz, vy = spread(ay) * wz;
-    V v0 = (spread(q) + OZ * spread(az)) * wz;
-    for (int i = 0; i < 3; ++i) {
-        V r = v0;
-        for (int j = 0; j < 3; ++j) {
-            V* node = (V*)(grid_at + row + i * step_i + j * step_j);
-            *node += (wx[i] * wy[j]) * r;
-            r += vy;
+    BLOCK
+    const V mass = AT(figures, 0);
+    for (int c = 0; c < 3; ++c) {
+        const V ax = AT(a, 3 * c), ay = AT(a, 3 * c + 1), az = AT(a, 3 * c + 2);
+        record[c] = mass * AT(v, c) - (f[0] * ax + f[1] * ay + f[2] * az);
+        record[4 + c] = ax;
+        record[8 + c] = ay;
+        record[12 + c] = az;
+    }
+    record[3] = mass;
+    record[7] = record[11] = record[15] = 0;
+    transpose(record);
+    for (int l = 0; l < many; ++l) {
+        WEIGHTS_Z
+        const S* const r = records + 16 * l;
+        const V vx = spread(r + 4) * wz, vy = spread(r + 8) * wz;
+        V v0 = (spread(r) + OZ * spread(r + 12)) * wz;
+        S* const node = grid_at + rows[l];
+        for (int i = 0; i < 3; ++i) {
+            V u = v0;
+            for (int j = 0; j < 3; ++j) {
+                *(V*)(node + i * step_i + j * step_j) += ww_[16 * (3 * i + j) + l] * u;
+                u += vy;
+            }
+            v0 += vx;
         }
-        v0 += vx;
     }
 }
 """
 
 _GATHER = """
-for (int p = 0; p < n; ++p) {
-    PLACE
-    V s0 = 0, sx = 0, sy = 0;
-    for (int i = 0; i < 3; ++i) {
-        const S* at_i = grid_at + row + i * step_i;
-        const V g0 = *(const V*)at_i, g1 = wy[1] * *(const V*)(at_i + step_j);
-        const V g2 = wy[2] * *(const V*)(at_i + 2 * step_j);
-        const V r = wx[i] * (wy[0] * g0 + g1 + g2);
-        s0 += r;
-        sx += S(i) * r;
-        sy += wx[i] * (g1 + S(2) * g2);
+    BLOCK
+    for (int l = 0; l < 16; ++l) {
+        WEIGHTS_Z
+        const S* const node = grid_at + rows[l];
+        V s0 = 0, sx = 0, sy = 0;
+        for (int i = 0; i < 3; ++i) {
+            const S* const at = node + i * step_i;
+            const V g1 = wy_[16 + l] * *(const V*)(at + step_j), g2 = wy_[32 + l] * *(const V*)(at + 2 * step_j);
+            const V r = wx_[16 * i + l] * (wy_[l] * *(const V*)at + (g1 + g2));
+            s0 = i ? s0 + r : r;
+            if (i) sx = i == 1 ? r : sx + S(2) * r;
+            const V ry = wx_[16 * i + l] * (g1 + S(2) * g2);
+            sy = i ? sy + ry : ry;
+        }
+        s0 *= wz;
+        record[l] = sum_k(s0, sx * wz, sy * wz, s0 * OZ);
     }
-    s0 *= wz;
-    const Q v = fold(s0);
+    transpose(record);
     const S scale = S(4) * PER_DX;
-    const Q cz = scale * (fold(s0 * OZ) - f[2] * v);
-    const Q cx = scale * (fold(sx * wz) - f[0] * v), cy = scale * (fold(sy * wz) - f[1] * v);
     for (int c = 0; c < 3; ++c) {
-        v_next_at[p + c * (size_t)stride] = v[c];
-        x_next_at[p + c * (size_t)stride] = x_at[p + c * (size_t)stride] + DT * v[c];
-        c_next_at[p + (3 * c + 0) * (size_t)stride] = cx[c];
-        c_next_at[p + (3 * c + 1) * (size_t)stride] = cy[c];
-        c_next_at[p + (3 * c + 2) * (size_t)stride] = cz[c];
+        const V v = record[c];
+        AT(v_next, c) = v;
+        AT(x_next, c) = AT(x, c) + DT * v;
+        for (int d = 0; d < 3; ++d) AT(c_next, 3 * c + d) = scale * (record[4 + 4 * d + c] - f[d] * v);
     }
-}
-for (int p = n; p < stride; ++p) {  // what pads the last vector follows the last particle
-    for (int c = 0; c < 3; ++c) {
-        v_next_at[p + c * (size_t)stride] = v_next_at[n - 1 + c * (size_t)stride];
-        x_next_at[p + c * (size_t)stride] = x_next_at[n - 1 + c * (size_t)stride];
-    }
-    for (int c = 0; c < 9; ++c) c_next_at[p + c * (size_t)stride] = c_next_at[n - 1 + c * (size_t)stride];
 }
 """
 
 _GATHER_ADJOINT = """
-for (int p = 0; p < n; ++p) {
-    PLACE
+    BLOCK
     DERIVATIVES
     const S scale = S(4) * PER_DX;
-    const Q bx = scale * planes(bar_c_at + p, 0, 3, 3), by = scale * planes(bar_c_at + p, 1, 3, 3);
-    const Q bz = scale * planes(bar_c_at + p, 2, 3, 3), bar_x = planes(bar_x_at + p, 0, 1, 3);
-    const Q u = planes(bar_v_at + p, 0, 1, 3) + DT * bar_x;
-    const Q q = u - (f[0] * bx + f[1] * by + f[2] * bz);
-    V t0 = spread(q) + OZ * spread(bz);
-    const V tx = spread(bx), ty = spread(by);
-    V h0 = 0, hx = 0, hy = 0;
-    for (int i = 0; i < 3; ++i) {
-        V t = t0, hi = 0, hyi = 0;
-        for (int j = 0; j < 3; ++j) {
-            const size_t node = row + i * step_i + j * step_j;
-            const V h = *(const V*)(grid_at + node) * t;
-            hi += wy[j] * h;
-            hyi += dy_[j] * h;
-            *(V*)(bar_grid_at + node) += (wx[i] * wy[j]) * (wz * t);
-            t += ty;
+    V bar_f[3] = {};
+    for (int c = 0; c < 3; ++c) {
+        V q = AT(bar_v, c) + DT * AT(bar_x, c);
+        for (int d = 0; d < 3; ++d) {
+            const V bar = scale * AT(bar_c, 3 * c + d);
+            q -= f[d] * bar;
+            bar_f[d] -= bar * AT(v_next, c);
+            record[4 + 4 * d + c] = bar;
         }
-        h0 += wx[i] * hi;
-        hx += dx_[i] * hi;
-        hy += wx[i] * hyi;
-        t0 += tx;
+        record[c] = q;
     }
-    const Q v = planes(v_next_at + p, 0, 1, 3);
-    const Q ex = bx * v, ey = by * v, ez = bz * v;
-    bar_x_at[p] = bar_x[0] + PER_DX * (total(hx * wz) - (ex[0] + ex[1] + ex[2]));
-    bar_x_at[p + (size_t)stride] = bar_x[1] + PER_DX * (total(hy * wz) - (ey[0] + ey[1] + ey[2]));
-    bar_x_at[p + 2 * (size_t)stride] = bar_x[2] + PER_DX * (total(h0 * dz) - (ez[0] + ez[1] + ez[2]));
+    record[3] = record[7] = record[11] = record[15] = 0;
+    transpose(record);
+    for (int l = 0; l < many; ++l) {
+        WEIGHTS_Z
+        const S* const r = records + 16 * l;
+        const V tx = spread(r + 4), ty = spread(r + 8);
+        V t0 = spread(r) + OZ * spread(r + 12), h0, hx, hy;
+        const V wty = wz * ty;
+        const size_t node = rows[l];
+        for (int i = 0; i < 3; ++i) {
+            V t = t0, wt = wz * t0, hi, hyi;
+            for (int j = 0; j < 3; ++j) {
+                const size_t at = node + i * step_i + j * step_j;
+                const V h = *(const V*)(grid_at + at) * t;
+                hi = j ? hi + wy_[16 * j + l] * h : wy_[l] * h;
+                hyi = j ? hyi + dy_[16 * j + l] * h : dy_[l] * h;
+                *(V*)(bar_grid_at + at) += ww_[16 * (3 * i + j) + l] * wt;
+                t += ty;
+                wt += wty;
+            }
+            h0 = i ? h0 + wx_[16 * i + l] * hi : wx_[l] * hi;
+            hx = i ? hx + dx_[16 * i + l] * hi : dx_[l] * hi;
+            hy = i ? hy + wx_[16 * i + l] * hyi : wx_[l] * hyi;
+            t0 += tx;
+        }
+        record[l] = sum_k(hx * wz, hy * wz, S(2) * h0 * (BZ * tz), 0);
+    }
+    transpose(record);
+    for (int d = 0; d < 3; ++d) {
+        bar_f[d] += (record[4 * d] + record[4 * d + 1]) + record[4 * d + 2];
+        AT(bar_x, d) += PER_DX * bar_f[d];
+    }
 }
 """
 
 _SCATTER_ADJOINT = """
-for (int p = 0; p < n; ++p) {
-    PLACE
+    BLOCK
     DERIVATIVES
-    const S mass = figures_at[p];
-    const Q ax = planes(a_at + p, 0, 3, 3), ay = planes(a_at + p, 1, 3, 3), az = planes(a_at + p, 2, 3, 3);
-    const Q v = planes(v_at + p, 0, 1, 3);
-    Q q = mass * v - (f[0] * ax + f[1] * ay + f[2] * az);
-    q[3] = mass;
-    V t0 = spread(q) + OZ * spread(az);
-    const V tx = spread(ax), ty = spread(ay);
-    V h0 = 0, hx = 0, hy = 0, s0 = 0, sx = 0, sy = 0;
-    for (int i = 0; i < 3; ++i) {
-        V t = t0, hi = 0, hyi = 0, r = 0, ry = 0;
-        for (int j = 0; j < 3; ++j) {
-            const V b = *(const V*)(bar_grid_at + row + i * step_i + j * step_j);
-            const V h = b * t, wb = wy[j] * b;
-            hi += wy[j] * h;
-            hyi += dy_[j] * h;
-            r += wb;
-            ry += S(j) * wb;
-            t += ty;
-        }
-        h0 += wx[i] * hi;
-        hx += dx_[i] * hi;
-        hy += wx[i] * hyi;
-        r *= wx[i];
-        s0 += r;
-        sx += S(i) * r;
-        sy += wx[i] * ry;
-        t0 += tx;
-    }
-    s0 *= wz;
-    const Q bar_q = fold(s0);
-    const Q cz = fold(s0 * OZ) - f[2] * bar_q;
-    const Q cx = fold(sx * wz) - f[0] * bar_q, cy = fold(sy * wz) - f[1] * bar_q;
-    const Q qx = ax * bar_q, qy = ay * bar_q, qz = az * bar_q;
-    bar_x_at[p] += PER_DX * (total(hx * wz) - (qx[0] + qx[1] + qx[2]));
-    bar_x_at[p + (size_t)stride] += PER_DX * (total(hy * wz) - (qy[0] + qy[1] + qy[2]));
-    bar_x_at[p + 2 * (size_t)stride] += PER_DX * (total(h0 * dz) - (qz[0] + qz[1] + qz[2]));
+    const V mass = AT(figures, 0);
     for (int c = 0; c < 3; ++c) {
-        bar_v_at[p + c * (size_t)stride] = mass * bar_q[c];
-        bar_a_at[p + (3 * c + 0) * (size_t)stride] = cx[c];
-        bar_a_at[p + (3 * c + 1) * (size_t)stride] = cy[c];
-        bar_a_at[p + (3 * c + 2) * (size_t)stride] = cz[c];
+        const V ax = AT(a, 3 * c), ay = AT(a, 3 * c + 1), az = AT(a, 3 * c + 2);
+        record[c] = mass * AT(v, c) - (f[0] * ax + f[1] * ay + f[2] * az);
+        record[4 + c] = ax;
+        record[8 + c] = ay;
+        record[12 + c] = az;
     }
-    bar_mass_at[p] = bar_q[0] * v[0] + bar_q[1] * v[1] + bar_q[2] * v[2] + bar_q[3];
+    record[3] = mass;
+    record[7] = record[11] = record[15] = 0;
+    transpose(record);
+    V slope[16];
+    for (int l = 0; l < 16; ++l) {
+        WEIGHTS_Z
+        const S* const r = records + 16 * l;
+        const V tx = spread(r + 4), ty = spread(r + 8);
+        V t0 = spread(r) + OZ * spread(r + 12), h0, hx, hy, s0, sx, sy;
+        const S* const node = bar_grid_at + rows[l];
+        for (int i = 0; i < 3; ++i) {
+            V t = t0, hi, hyi, b1, b2, s;
+            for (int j = 0; j < 3; ++j) {
+                const V bar = *(const V*)(node + i * step_i + j * step_j);
+                const V wb = wy_[16 * j + l] * bar;
+                const V g = bar * t;
+                hi = j ? hi + wb * t : wb * t;
+                hyi = j ? hyi + dy_[16 * j + l] * g : dy_[l] * g;
+                s = j ? s + wb : wb;
+                if (j == 1) b1 = wb;
+                if (j == 2) b2 = wb;
+                t += ty;
+            }
+            h0 = i ? h0 + wx_[16 * i + l] * hi : wx_[l] * hi;
+            hx = i ? hx + dx_[16 * i + l] * hi : dx_[l] * hi;
+            hy = i ? hy + wx_[16 * i + l] * hyi : wx_[l] * hyi;
+            s *= wx_[16 * i + l];
+            s0 = i ? s0 + s : s;
+            if (i) sx = i == 1 ? s : sx + S(2) * s;
+            const V sj = wx_[16 * i + l] * (b1 + S(2) * b2);
+            sy = i ? sy + sj : sj;
+            t0 += tx;
+        }
+        s0 *= wz;
+        record[l] = sum_k(s0, sx * wz, sy * wz, s0 * OZ);
+        slope[l] = sum_k(hx * wz, hy * wz, S(2) * h0 * (BZ * tz), 0);
+    }
+    transpose(record);
+    transpose(slope);
+    V bar_f[3], bar_mass = record[3];
+    for (int d = 0; d < 3; ++d)
+        bar_f[d] = (slope[4 * d] + slope[4 * d + 1]) + (slope[4 * d + 2] + slope[4 * d + 3]);
+    for (int c = 0; c < 3; ++c) {
+        const V bar_q = record[c];
+        bar_mass += bar_q * AT(v, c);
+        AT(bar_v, c) = mass * bar_q;
+        for (int d = 0; d < 3; ++d) {
+            AT(bar_a, 3 * c + d) = record[4 + 4 * d + c] - f[d] * bar_q;
+            bar_f[d] -= AT(a, 3 * c + d) * bar_q;
+        }
+    }
+    AT(bar_mass, 0) = bar_mass;
+    for (int d = 0; d < 3; ++d) AT(bar_x, d) += PER_DX * bar_f[d];
 }
 """
 
@@ -312,7 +374,6 @@ class Transfers:
             dtype=self.dtype,
             size=size,
             dt=self.dt,
-            dx=model.spacing,
             per_dx=1.0 / model.spacing,
             origin=", ".join(map(repr, model.origin)),
             last=", ".join(str(count - 1) for count in model.nodes),
@@ -320,8 +381,8 @@ class Transfers:
         )
         pointers = [f"S* {a}_at = (S*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in arrays]
         pointers.append("int* box_at = (int*)((char*)box.data + thread * (size_t)box.strides[0]);")
-        body = first.replace("SIZE", str(size)).replace("CAPACITY", str(self.capacity))
+        body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
-        body += loop.replace("PLACE", _PLACE).replace("DERIVATIVES", _DERIVATIVES)
+        body += loop.replace("BLOCK", _BLOCK).replace("DERIVATIVES", _DERIVATIVES).replace("WEIGHTS_Z", _WEIGHTS_Z)
         parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [("box", "wp.array2d(dtype=wp.int32)")]
         return native_kernel(f"mpm_{name}", tuple(parameters), types + "\n".join(pointers) + body)

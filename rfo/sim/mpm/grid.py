@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from rfo.sim.kernel import Law, Statements, Uniform, lanes_for, native_kernel, statements
-from rfo.sim.mpm.laws import FRAME, SHAPE, distance_law, node_law
+from rfo.sim.kernel import Planar, Statements, lanes_for, native_kernel, statements
+from rfo.sim.mpm.laws import FADING, FRAME, SHAPE, distance_law, node_law
 from rfo.sim.mpm.model import MpmModel
 
 __all__ = ["GridOperation"]
@@ -55,80 +57,97 @@ class GridOperation:
         return lanes_for(self.dtype, cuda=False)
 
     @cached_property
-    def law(self) -> Law:
-        """What happens to one node."""
-        return node_law(self.model, self.dt)
-
-    @cached_property
     def forward(self) -> Any:
-        """grid (momentum, mass) → velocity, for all nodes of the box; `tools` are the frames of this substep."""
-        printed = statements(self.law, self.dtype, self.lanes)
-        stores = [f"const V out_{i} = {value};" for i, value in enumerate(printed.results["velocity"])]
-        body = [*self._nearest(), *printed.body, *stores, "const V out_3 = S(0) * out_0;", *self._join("velocity")]
-        return self._kernel("mpm_grid", ["grid", "velocity"], printed, body, [], [])
+        """Grid (momentum, mass) → velocity, for all nodes of the box; `tools` are the frames of this substep."""
+
+        def branch(near_tool: bool) -> tuple[Statements, list[str]]:
+            printed = statements(node_law(self.model, self.dt, near_tool=near_tool), self.dtype, self.lanes)
+            stores = [f"const V out_{i} = {value};" for i, value in enumerate(printed.results["velocity"])]
+            return printed, [*printed.body, *stores, "const V out_3 = S(0) * out_0;", *self._join("velocity")]
+
+        return self._kernel("mpm_grid", ["grid", "velocity"], branch, [])
 
     @cached_property
     def adjoint(self) -> Any:
         """Adjoint: `bar_grid` from that of velocities to that of momentum and mass; `bar_tools` added to."""
-        wrt = ["momentum", "mass", *(["frame"] if self.model.tools else [])]
-        tracked = {name: replace_uniform(access) for name, access in self.law.inputs.items()}
-        adjoint = replace(self.law, inputs=tracked).adjoint(wrt)
-        adjoint = replace(adjoint, inputs={**adjoint.inputs, **self.law.inputs})
-        printed = statements(adjoint, self.dtype, self.lanes)
-        values = [*printed.results["bar_momentum"], *printed.results["bar_mass"]]
-        stores = [f"const V out_{i} = {value};" for i, value in enumerate(values)]
-        load = ["const W bar = *(const W*)(bar_grid_at + 4 * (size_t)e);", *self._split("bar", "bar_velocity")]
-        before, after, sums = self._tool_sums(printed)
-        body = [*load, *self._nearest(), *printed.body, *stores, *sums, *self._join("bar_grid")]
-        return self._kernel("mpm_grid_adjoint", ["grid", "bar_grid"], printed, body, before, after)
 
-    def _tool_sums(self, printed: Statements) -> tuple[list[str], list[str], list[str]]:
-        """Lines before, after and in the loop that add up the tools' adjoints."""
-        if not self.model.tools:
-            return [], [], []
+        def branch(near_tool: bool) -> tuple[Statements, list[str]]:
+            law = node_law(self.model, self.dt, near_tool=near_tool)
+            wrt = ["momentum", "mass", *(["frame"] if near_tool else [])]
+            # A frame that all lanes share has an adjoint of its own in each lane.
+            apart = {name: Planar(access.shape) for name, access in law.inputs.items()}
+            adjoint = replace(law, inputs=apart).adjoint(wrt)
+            adjoint = replace(adjoint, inputs={**adjoint.inputs, **law.inputs})
+            printed = statements(adjoint, self.dtype, self.lanes)
+            values = [*printed.results["bar_momentum"], *printed.results["bar_mass"]]
+            stores = [f"const V out_{i} = {value};" for i, value in enumerate(values)]
+            load = ["const W bar = *(const W*)(bar_grid_at + 4 * (size_t)e);", *self._split("bar", "bar_velocity")]
+            sums = self._tool_sums(printed) if near_tool else []
+            return printed, [*load, *printed.body, *stores, *sums, *self._join("bar_grid")]
+
+        sums = [f"V sum_{i} = 0;" for i in range(FRAME)] if len(self.model.tools) == 1 else []
+        return self._kernel("mpm_grid_adjoint", ["grid", "bar_grid"], branch, sums)
+
+    def _tool_sums(self, printed: Statements) -> list[str]:
+        """Lines that add up the tools' adjoints: lane by lane, or for each lane to its own tool."""
         bars = printed.results["bar_frame"]
-        lanes = f"for (int l = 0; l < {self.lanes}; ++l)"
         if len(self.model.tools) == 1:
-            before = [f"V sum_{i} = 0;" for i in range(FRAME)]
-            after = [f"{lanes} bar_tools_at[{i}] += sum_{i}[l];" for i in range(FRAME)]
-            return before, after, [f"sum_{i} += {bar};" for i, bar in enumerate(bars)]
-        sums = [f"{{ const V b = {bar}; {lanes} bar_tools_at[nearest[l] * {FRAME} + {i}] += b[l]; }}"
-                for i, bar in enumerate(bars)]
-        return [], [], sums
+            return [f"sum_{i} += {bar};" for i, bar in enumerate(bars)]
+        lanes = f"for (int l = 0; l < {self.lanes}; ++l)"
+        return [
+            f"{{ const V b = {bar}; {lanes} bar_tools_at[nearest[l] * {FRAME} + {i}] += b[l]; }}"
+            for i, bar in enumerate(bars)
+        ]
 
-    def _nearest(self) -> list[str]:
-        """Lines that find each node's nearest tool and fetch its frame and shape, where there are several."""
-        tools = self.model.tools
-        if len(tools) < 2:
-            return []
-        law = distance_law(tools[0].distance)
-        printed = statements(law, self.dtype, self.lanes)
+    def _body(self, branch: Callable[[bool], tuple[Statements, list[str]]]) -> tuple[list[str], list[str]]:
+        """Lines before and in the loop: a vector of nodes that no tool reaches takes the short way."""
+        tools, lanes = self.model.tools, self.lanes
+        free, free_lines = branch(False)
+        prelude, uniform = [*free.prelude], [*free.uniform]
+        if not tools:
+            return [*prelude, *uniform], free_lines
+        near, near_lines = branch(True)
+        measured = statements(distance_law(tools[0].distance), self.dtype, lanes)
+        prelude = [*near.prelude, *(line for line in free.prelude if line not in near.prelude)]
+        prelude += [line for line in measured.prelude if line not in prelude]
+        reach = -math.log({"float32": 2.0**-25, "float64": 2.0**-54}[self.dtype]) / FADING
         lines = ["I nearest = 0;", "V least = S(1e30);", f"for (int t = 0; t < {len(tools)}; ++t) {{"]
         lines += [f"const S frame_{i} = tools_at[t * {FRAME} + {i}];" for i in range(FRAME)]
         lines += [f"const S shape_{i} = SHAPES[t * {SHAPE} + {i}];" for i in range(SHAPE)]
-        lines += [*printed.uniform, *printed.body, f"const V found = {printed.results['distance'][0]};"]
-        # A comparison of vectors is a mask of integers as wide as the scalars.
-        lines += [f"for (int l = 0; l < {self.lanes}; ++l) if (found[l] < least[l]) {{ least[l] = found[l]; nearest[l] = t; }}", "}"]
-        fetch = [("frame", FRAME, "tools_at"), ("shape", SHAPE, "SHAPES")]
-        for name, size, source in fetch:
-            lines += [f"V {name}_{i}; for (int l = 0; l < {self.lanes}; ++l) "
-                      f"{name}_{i}[l] = {source}[nearest[l] * {size} + {i}];" for i in range(size)]
-        return lines
+        lines += [*measured.uniform, *measured.body, f"const V found = {measured.results['distance'][0]};"]
+        lines += [
+            f"for (int l = 0; l < {lanes}; ++l) nearest[l] = found[l] < least[l] ? t : nearest[l];",
+            "least = __builtin_elementwise_min(least, found);",
+            "}",
+            f"if (__builtin_reduce_min(least) > S({reach!r})) {{",
+            *free_lines,
+            "} else {",
+        ]
+        if len(tools) > 1:
+            for name, size, source in (("frame", FRAME, "tools_at"), ("shape", SHAPE, "SHAPES")):
+                lines += [
+                    f"V {name}_{i}; for (int l = 0; l < {lanes}; ++l) {name}_{i}[l] = {source}[nearest[l] * {size} + {i}];"
+                    for i in range(size)
+                ]
+            uniform = [*uniform, *near.uniform]  # of constants only: frames differ by lane
+        else:
+            lines += [f"const S frame_{i} = tools_at[{i}];" for i in range(FRAME)]
+            lines += [f"const S shape_{i} = SHAPES[{i}];" for i in range(SHAPE)]
+            lines += near.uniform
+        return [*prelude, *uniform], [*lines, *near_lines, "}"]
 
     def _kernel(
-        self, name: str, arrays: list[str], printed: Statements, body: list[str], before: list[str], after: list[str]
+        self, name: str, arrays: list[str], branch: Callable[[bool], tuple[Statements, list[str]]], sums: list[str]
     ) -> Any:
         tools = self.model.tools
         arrays = [*arrays, *(["tools", "bar_tools"] if tools and "bar_grid" in arrays else ["tools"] if tools else [])]
         head = [f"S* {a}_at = (S*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in arrays]
         head.append("int* box_at = (int*)((char*)box.data + thread * (size_t)box.strides[0]);")
         figures = [repr(figure) for shape in tools for figure in shape.figures]
-        if len(tools) == 1:
-            head += [f"const S frame_{i} = tools_at[{i}];" for i in range(FRAME)]
-            head += [f"const S shape_{i} = {figure};" for i, figure in enumerate(figures)]
-        elif tools:
+        if tools:
             head.append(f"const S SHAPES[{len(figures)}] = {{{', '.join(figures)}}};")
         assert self.model.origin is not None
+        before, body = self._body(branch)
         loop = _LOOP.format(
             wide=4 * self.lanes,
             size={"float32": 4, "float64": 8}[self.dtype],
@@ -136,13 +155,19 @@ class GridOperation:
             counting=", ".join(map(str, range(self.lanes))),
             origin=self.model.origin,
             dx=self.model.spacing,
-            before="\n".join([*printed.uniform, *before]),
+            before="\n".join(sums),
             split_in="\n    ".join(self._split("in", "")),
             body="\n    ".join(body),
-            after="\n".join(after),
+            after="\n".join(
+                f"for (int l = 0; l < {self.lanes}; ++l) bar_tools_at[{i}] += sum_{i}[l];" for i in range(len(sums))
+            ),
         )
-        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [("box", "wp.array2d(dtype=wp.int32)")]
-        return native_kernel(name, tuple(parameters), "\n".join([*printed.prelude, *head, loop]))
+        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
+            ("box", "wp.array2d(dtype=wp.int32)")
+        ]
+        types = [line for line in before if line.startswith("typedef")]
+        rest = [line for line in before if not line.startswith("typedef")]
+        return native_kernel(name, tuple(parameters), "\n".join([*types, *rest, *head, loop]))
 
     def _split(self, source: str, name: str) -> list[str]:
         """Lines that turn the vector [node][4] `source` into one vector per component."""
@@ -162,10 +187,3 @@ class GridOperation:
             f"const auto high = __builtin_shufflevector(out_2, out_3, {pairs});",
             f"*(W*)({target}_at + 4 * (size_t)e) = __builtin_shufflevector(low, high, {order});",
         ]
-
-
-def replace_uniform(access: Any) -> Any:
-    """The access of an input that is differentiated: its adjoint differs from lane to lane."""
-    from rfo.sim.kernel import Planar
-
-    return Planar(access.shape) if isinstance(access, Uniform) else access

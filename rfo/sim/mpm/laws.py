@@ -13,10 +13,11 @@ from rfo.sim.mpm.shapes import Distance
 from rfo.sim.mpm.tensor import full
 from rfo.sim.trace import exp, maximum, minimum, reverse, select, sqrt
 
-__all__ = ["FRAME", "SHAPE", "distance_law", "node_law", "particle_law"]
+__all__ = ["FADING", "FRAME", "SHAPE", "distance_law", "node_law", "particle_law"]
 
 FRAME = 13  # of a tool: position [m], unit quaternion (w, x, y, z), velocity [m/s], angular velocity [rad/s]
 SHAPE = 4
+FADING = 666.0  # of a tool's effect with distance [1/m]
 TINY = 1e-12  # [m²/s²], keeps the speed of what does not slip differentiable
 
 
@@ -38,11 +39,10 @@ def particle_law(material: Material, dt: float, dx: float) -> Law:
     return Law(f"particle_{material.name}", deform, inputs, outputs)
 
 
-def node_law(model: MpmModel, dt: float) -> Law:
+def node_law(model: MpmModel, dt: float, *, near_tool: bool) -> Law:
     """Turns a node's momentum into its velocity: gravity, the tool, the ground, the walls.
 
-    Arguments: `momentum` [kg m/s], `mass` [kg], `node` position [m], and, where the model has tools, the tool's
-    `frame` and `shape`.
+    Arguments: `momentum` [kg m/s], `mass` [kg], `node` position [m], and, near a tool, the tool's `frame` and `shape`.
     """
     layers = (model.margin - 0.5) * model.spacing
     low = np.asarray(model.origin) + layers
@@ -69,13 +69,11 @@ def node_law(model: MpmModel, dt: float) -> Law:
 
     inputs = {"momentum": Planar((3,)), "mass": Planar(), "node": Planar((3,))}
     outputs = {"velocity": Planar((3,))}
-    if not model.tools:
+    if not near_tool:
         return Law("node", move, inputs, outputs)
     # One tool is the same for every lane; of several, each lane has its nearest.
     access = Uniform if len(model.tools) == 1 else Planar
-    return Law(
-        "node", move_with_tool, {**inputs, "frame": access((FRAME,)), "shape": access((SHAPE,))}, outputs
-    )
+    return Law("node", move_with_tool, {**inputs, "frame": access((FRAME,)), "shape": access((SHAPE,))}, outputs)
 
 
 def distance_law(distance: Distance) -> Law:
@@ -91,7 +89,7 @@ def distance_law(distance: Distance) -> Law:
 def collide(v: Any, node: Any, frame: Any, shape: Any, distance: Distance, friction: float) -> Any:
     """Velocity of a node that a kinematic tool touches.
 
-    Coulomb friction against the tool's own velocity; outside the tool the effect fades as exp(-666 d), without the
+    Coulomb friction against the tool's own velocity; outside the tool the effect fades as exp(-FADING d), without the
     threshold at which the published form switches it off: the result is continuous.
     """
     arm, turn = node - frame[:3], rotation(frame[3:7])
@@ -103,7 +101,7 @@ def collide(v: Any, node: Any, frame: Any, shape: Any, distance: Distance, frict
     sliding = relative - pressing * normal
     speed = sqrt(sliding @ sliding + TINY)
     kept = maximum(1.0 + friction * pressing / speed, 0.0)
-    return v + exp(-666.0 * maximum(d, 0.0)) * (kept * sliding - relative)
+    return v + exp(-FADING * maximum(d, 0.0)) * (kept * sliding - relative)
 
 
 def rotation(quaternion: Any) -> Any:

@@ -18,7 +18,7 @@ from rfo.sim.trace import exp, log, maximum, minimum, sqrt
 
 __all__ = ["Material", "Response", "corotated", "lame", "neo_hookean", "plasticine", "sand", "water"]
 
-ORDER = 8  # of the matrix series: truncation 1e-9 relative at strains of 0.05, 1e-6 at 0.1
+EXP_ORDER, LOG_ORDER = 5, 6  # of the series: relative truncation 1e-9 at strains of 0.05, 1e-7 at 0.1
 TINY = 1e-20
 IDENTITY = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 
@@ -80,7 +80,7 @@ def plasticine(young: float, poisson: float, yield_stress: float) -> Material:
         return Response(stress, np.array([*_five(strain), log_j]), reach)
 
     parameters = {"mu": mu, "lam": lam, "yield_stress": yield_stress}
-    return Material("plasticine", update, (0.0,) * 6, parameters, reach_limit=0.2)
+    return Material("plasticine", update, (0.0,) * 6, parameters, reach_limit=0.1)
 
 
 def sand(young: float, poisson: float, friction_angle: float) -> Material:
@@ -109,7 +109,7 @@ def sand(young: float, poisson: float, friction_angle: float) -> Material:
         stress = 2.0 * mu * strain + (lam + 2.0 / 3.0 * mu) * pressed * IDENTITY
         return Response(stress, np.array([*_five(strain), pressed, maximum(volume, 0.0)]), reach)
 
-    return Material("sand", update, (0.0,) * 7, {"mu": mu, "lam": lam, "alpha": alpha}, reach_limit=0.2)
+    return Material("sand", update, (0.0,) * 7, {"mu": mu, "lam": lam, "alpha": alpha}, reach_limit=0.1)
 
 
 def water(young: float, poisson: float) -> Material:
@@ -170,11 +170,11 @@ def _hencky_trial(rate: Any, five: Any, log_j: Any) -> tuple[Any, Any, Any]:
     """Elastic predictor: deviatoric Hencky strain (6), log J and the size of what the series expand in."""
     xx, yy, xy, yz, xz = five
     strain = np.array([xx, yy, -xx - yy, xy, yz, xz])
-    grown = _advance(rate, series(2.0 * strain, [1.0 / math.factorial(n) for n in range(1, ORDER + 1)]))
+    grown = _advance(rate, series(2.0 * strain, [1.0 / math.factorial(n) for n in range(1, EXP_ORDER + 1)]))
     mean = trace(grown) / 3.0
     ratio = deviator(grown) / (1.0 + mean)
-    logarithm = series(ratio, [(-1.0) ** (n + 1) / n for n in range(1, ORDER + 1)])
-    log_j = log_j + log1p_series(small_determinant(rate), ORDER)
+    logarithm = series(ratio, [(-1.0) ** (n + 1) / n for n in range(1, LOG_ORDER + 1)])
+    log_j = log_j + log1p_series(small_determinant(rate), LOG_ORDER)
     reach = sqrt(inner(ratio, ratio) + (rate * rate).sum())
     return 0.5 * deviator(logarithm), log_j, reach
 

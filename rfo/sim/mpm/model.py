@@ -65,7 +65,9 @@ class MpmModel:
             x, z = (-0.5 * (self.nodes[axis] - 1) * self.spacing for axis in (0, 2))
             object.__setattr__(self, "origin", (x, -self.margin * self.spacing, z))
         if min(self.nodes) < 2 * self.margin + 4:
-            raise UsageError(f"a grid of {self.nodes} nodes has no room between walls of {self.margin}; take more nodes")
+            raise UsageError(
+                f"a grid of {self.nodes} nodes has no room between walls of {self.margin}; take more nodes"
+            )
         if len({shape.distance for shape in self.tools}) > 1:
             raise UsageError("the tools of one engine must share a distance function; describe all as rounded boxes")
 

@@ -91,6 +91,7 @@ for (int b = 0; b < n; b += 16) {
     const V y0 = S(1.5) - f[1], y1 = f[1] - S(1), y2 = f[1] - S(.5);
     wx[0] = S(.5) * x0 * x0; wx[1] = S(.75) - x1 * x1; wx[2] = S(.5) * x2 * x2;
     wy[0] = S(.5) * y0 * y0; wy[1] = S(.75) - y1 * y1; wy[2] = S(.5) * y2 * y2;
+    #pragma unroll
     for (int ij = 0; ij < 9; ++ij) ww[ij] = wx[ij / 3] * wy[ij % 3];
     const S* const fz = (const S*)(f + 2);
     const S *const wx_ = (const S*)wx, *const wy_ = (const S*)wy, *const ww_ = (const S*)ww;
@@ -168,8 +169,10 @@ _SCATTER = """
         const V vx = spread(r + 4) * wz, vy = spread(r + 8) * wz;
         V v0 = (spread(r) + OZ * spread(r + 12)) * wz;
         S* const node = grid_at + rows[l];
+        #pragma unroll
         for (int i = 0; i < 3; ++i) {
             V u = v0;
+            #pragma unroll
             for (int j = 0; j < 3; ++j) {
                 *(V*)(node + i * step_i + j * step_j) += ww_[16 * (3 * i + j) + l] * u;
                 u += vy;
@@ -186,6 +189,7 @@ _GATHER = """
         WEIGHTS_Z
         const S* const node = grid_at + rows[l];
         V s0 = 0, sx = 0, sy = 0;
+        #pragma unroll
         for (int i = 0; i < 3; ++i) {
             const S* const at = node + i * step_i;
             const V g1 = wy_[16 + l] * *(const V*)(at + step_j), g2 = wy_[32 + l] * *(const V*)(at + 2 * step_j);
@@ -233,8 +237,10 @@ _GATHER_ADJOINT = """
         V t0 = spread(r) + OZ * spread(r + 12), h0, hx, hy;
         const V wty = wz * ty;
         const size_t node = rows[l];
+        #pragma unroll
         for (int i = 0; i < 3; ++i) {
             V t = t0, wt = wz * t0, hi, hyi;
+            #pragma unroll
             for (int j = 0; j < 3; ++j) {
                 const size_t at = node + i * step_i + j * step_j;
                 const V h = *(const V*)(grid_at + at) * t;
@@ -280,8 +286,10 @@ _SCATTER_ADJOINT = """
         const V tx = spread(r + 4), ty = spread(r + 8);
         V t0 = spread(r) + OZ * spread(r + 12), h0, hx, hy, s0, sx, sy;
         const S* const node = bar_grid_at + rows[l];
+        #pragma unroll
         for (int i = 0; i < 3; ++i) {
             V t = t0, hi, hyi, b1, b2, s;
+            #pragma unroll
             for (int j = 0; j < 3; ++j) {
                 const V bar = *(const V*)(node + i * step_i + j * step_j);
                 const V wb = wy_[16 * j + l] * bar;
@@ -384,5 +392,7 @@ class Transfers:
         body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
         body += loop.replace("BLOCK", _BLOCK).replace("DERIVATIVES", _DERIVATIVES).replace("WEIGHTS_Z", _WEIGHTS_Z)
-        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [("box", "wp.array2d(dtype=wp.int32)")]
+        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
+            ("box", "wp.array2d(dtype=wp.int32)")
+        ]
         return native_kernel(f"mpm_{name}", tuple(parameters), types + "\n".join(pointers) + body)

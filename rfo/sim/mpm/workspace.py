@@ -34,7 +34,9 @@ class Planes(Buffer):
         planes = values.detach().flatten(2).transpose(1, 2)
         self._planes[:, :, : self._count].copy_(planes)
         if self._count < self._planes.shape[2]:
-            self._planes[:, :, self._count :].copy_(planes[:, :, -1:].expand(-1, -1, self._planes.shape[2] - self._count))
+            self._planes[:, :, self._count :].copy_(
+                planes[:, :, -1:].expand(-1, -1, self._planes.shape[2] - self._count)
+            )
 
     def store(self, target: Tensor) -> None:
         """Writes the buffer into a [packs, particle_count, ...] tensor."""

@@ -196,7 +196,7 @@ class RFO:
         rolled_out = self._clock()
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        gradient_norm = clip_gradient(self.policy, self.config.grad_clip, what="actor")
+        gradient_norm = clip_gradient(list(self.policy.parameters()), self.config.grad_clip, what="actor")
         self.optimizer.step()
         went_back = self._clock()
         metrics = self.value_fit.fit(window, normalization)
@@ -204,9 +204,10 @@ class RFO:
         self.updates += 1
         finished = self._clock()
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items() if name != "total"}
-        metrics |= self._describe(window) | {"gradient_norm": gradient_norm}
+        metrics |= self._describe(window)
         values = torch.stack([value.to(self.dtype) for value in metrics.values()]).tolist()
         return dict(zip(metrics, values, strict=True)) | {
+            "gradient_norm": gradient_norm,
             "seconds_rollout": rolled_out - started,
             "seconds_backward": went_back - rolled_out,
             "seconds_critic": finished - went_back,
@@ -269,7 +270,7 @@ class RFO:
         return losses | {"total": total}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything needed to continue bit for bit."""
+        """Returns everything needed to continue bit for bit; tensors are the live ones, as in torch's modules."""
         return {
             "updates": self.updates,
             "policy": self.policy.state_dict(),
@@ -311,10 +312,9 @@ class RFO:
         return self._match(observation, torch.atanh(action.clamp(-bound, bound)), normalization)
 
     def _match(self, observation: Observation, target: Tensor, normalization: Normalization) -> Tensor:
-        prepared = self.policy.prepare(normalization(observation))
-        return conditional_flow_matching(
-            self.policy.field, prepared, target, generator=self._targets, reduction=self.config.cfm_reduction
-        )
+        velocity = self.policy.bind(normalization(observation))
+        reduction = self.config.cfm_reduction
+        return conditional_flow_matching(velocity, target, generator=self._targets, reduction=reduction)
 
     def _optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
         config = self.config

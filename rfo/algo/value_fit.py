@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ class ValueFit:
     ) -> None:
         self.critic, self.optimizer, self.generator = critic, optimizer, generator
         self.gamma, self.lam = gamma, lam
+        self._parameters = list(critic.parameters())
         self.epochs, self.minibatches, self.grad_clip = epochs, minibatches, grad_clip
 
     def fit(self, window: Window, normalization: Normalization) -> dict[str, Tensor]:
@@ -99,27 +102,33 @@ class ValueFit:
     def _run_epoch(self, observation: Observation, target: Tensor) -> Tensor:
         chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
         loss_sum = torch.zeros_like(target[0])
-        for i, part in enumerate(target.chunk(self.minibatches)):
+        target_chunks = target.chunk(self.minibatches)  # fewer than asked for where rows are scarce
+        for i, part in enumerate(target_chunks):
             predicted = self.critic({key: parts[i] for key, parts in chunks.items()})
-            loss = (predicted - part).square().sum() / len(part)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            clip_gradient(self.critic, self.grad_clip, what="critic")
+            mean_square = nn.functional.mse_loss(predicted, part.expand_as(predicted))
+            loss = self.critic.copies * mean_square  # every network has a loss of its own: their sum, not their mean
+            for parameter in self._parameters:
+                parameter.grad = None
+            loss.backward()  # type: ignore[no-untyped-call]
+            clip_gradient(self._parameters, self.grad_clip, what="critic")
             self.optimizer.step()
             loss_sum += loss.detach()
-        return loss_sum / self.minibatches
+        return loss_sum / len(target_chunks)
 
 
-def clip_gradient(module: nn.Module, limit: float, *, what: str) -> Tensor:
-    """Scales a module's gradient down to norm `limit` and returns its norm before that, a scalar.
+def clip_gradient(parameters: Sequence[nn.Parameter], limit: float, *, what: str) -> float:
+    """Scales a gradient down to norm `limit` and returns its norm before that.
 
     Raises:
         FloatingPointError: The norm is not finite; nothing is hidden by scaling or zeroing.
     """
-    norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
-    if not bool(norm.isfinite()):
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = nn.utils.get_total_norm(gradients)
+    norm = float(total)
+    if not math.isfinite(norm):
         raise FloatingPointError(
-            f"the {what}'s gradient norm is {float(norm)}: "
-            "try a shorter horizon, a smaller learning rate or more substeps"
+            f"the {what}'s gradient norm is {norm}: try a shorter horizon, a smaller learning rate or more substeps"
         )
+    if norm > limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, total)
     return norm

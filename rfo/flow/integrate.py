@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["SOLVERS", "Euler", "Midpoint", "Solver", "SolverName", "Velocity", "integrate"]
+from rfo.flow.velocity import Velocity
 
-Velocity = Callable[[Tensor, float], Tensor]
-"""v(x, u) with the observation already bound: x of shape [B, A], u in [0, 1]."""
+__all__ = ["SOLVERS", "Euler", "Midpoint", "Solver", "SolverName", "integrate"]
 
 SolverName = Literal["euler", "midpoint"]
 
@@ -52,7 +50,7 @@ def integrate(velocity: Velocity, x: Tensor, *, steps: int, solver: Solver) -> T
     """Carries x from u = 0 to u = 1.
 
     Args:
-        velocity: The field with its observation bound.
+        velocity: The field, bound to its observations.
         x: Value at u = 0, usually noise, shape [B, A].
         steps: Number K of steps; dt = 1/K and step k begins at u = k/K.
         solver: The one-step method.

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rfo.flow.velocity import VelocityField
+from rfo.flow.velocity import Velocity
 
 __all__ = ["Reduction", "conditional_flow_matching"]
 
@@ -16,8 +16,7 @@ Reduction = Literal["mean", "sum"]
 
 
 def conditional_flow_matching(
-    field: VelocityField,
-    prepared: Tensor,
+    velocity: Velocity,
     target: Tensor,
     *,
     generator: torch.Generator,
@@ -29,8 +28,7 @@ def conditional_flow_matching(
     (arXiv 2602.03501) are this loss with different targets.
 
     Args:
-        field: The velocity field.
-        prepared: Observations as returned by `field.prepare`, first dimension B.
+        velocity: The field, bound to its observations.
         target: y in the space the flow lives in (before the tanh), shape [B, A]. No gradient flows into it.
         generator: Source of e and u.
         reduction: Mean or sum over A.
@@ -42,7 +40,7 @@ def conditional_flow_matching(
     like = {"dtype": target.dtype, "device": target.device}
     noise = torch.randn(target.shape, generator=generator, **like)  # type: ignore[call-overload]
     u = torch.rand(target.shape[0], 1, generator=generator, **like)  # type: ignore[call-overload]
-    error = field.velocity(prepared, torch.lerp(noise, target, u), u) - (target - noise)
+    error = velocity(torch.lerp(noise, target, u), u) - (target - noise)
     squared = error.square()
     loss: Tensor = squared.mean() if reduction == "mean" else squared.sum(dim=-1).mean()
     return loss

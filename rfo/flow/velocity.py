@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["VelocityField", "VelocityMLP"]
+__all__ = ["Velocity", "VelocityField", "VelocityMLP"]
+
+
+Velocity = Callable[[Tensor, float | Tensor], Tensor]
+"""v(x, u) of given observations: x of shape [B, A], u in [0, 1] a number or of shape [B, 1]; returns [B, A]."""
 
 
 class VelocityField(nn.Module, ABC):
-    """A conditional velocity field, split so that what does not depend on the flow step is computed once.
+    """A conditional velocity field; what does not depend on the flow step is computed once, in `bind`.
 
     Attributes:
         action_dim: Size A of the latent action.
@@ -24,27 +29,11 @@ class VelocityField(nn.Module, ABC):
     action_dim: int
 
     @abstractmethod
-    def prepare(self, features: Tensor) -> Tensor:
-        """Computes the part of the field that depends on the observation alone.
+    def bind(self, features: Tensor) -> Velocity:
+        """Returns the velocity of given observations.
 
         Args:
             features: Shape [B, feature_dim].
-
-        Returns:
-            Whatever `velocity` needs of the observation, first dimension B.
-        """
-
-    @abstractmethod
-    def velocity(self, prepared: Tensor, x: Tensor, u: float | Tensor) -> Tensor:
-        """Evaluates v(x, u | s).
-
-        Args:
-            prepared: What `prepare` returned.
-            x: Point of the flow, shape [B, A].
-            u: Flow time in [0, 1], a number or shape [B, 1].
-
-        Returns:
-            Shape [B, A].
         """
 
 
@@ -86,17 +75,26 @@ class VelocityMLP(VelocityField):
         nn.init.normal_(last.weight, std=output_std)
         nn.init.zeros_(last.bias)
 
-    def prepare(self, features: Tensor) -> Tensor:
-        """Returns W_s s + b, shape [B, hidden[0]]."""
-        return functional.linear(features, self.from_features.weight, self.from_features.bias)
+    def bind(self, features: Tensor) -> Velocity:
+        """Computes W_s s + b and looks up the other parameters, once for all flow steps."""
+        prepared = functional.linear(features, self.from_features.weight, self.from_features.bias)
+        from_latent, from_time = self.from_latent.weight.t(), self.from_time
+        # Transposed here, so that a gradient reaches each parameter once per observation and not once per flow step.
+        norms, layers = cast(list[nn.LayerNorm], self.norms), cast(list[nn.Linear], self.layers)
+        blocks = [
+            (norm.normalized_shape, norm.weight, norm.bias, norm.eps, layer.weight.t(), layer.bias)
+            for norm, layer in zip(norms, layers, strict=True)
+        ]
 
-    def velocity(self, prepared: Tensor, x: Tensor, u: float | Tensor) -> Tensor:
-        """Evaluates v(x, u | s), shape [B, A]."""
-        if isinstance(u, Tensor):
-            hidden = torch.addcmul(prepared, u, self.from_time)
-        else:
-            hidden = torch.add(prepared, self.from_time, alpha=u)
-        hidden = torch.addmm(hidden, x, self.from_latent.weight.t())
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            hidden = layer(functional.silu(norm(hidden)))
-        return hidden
+        def velocity(x: Tensor, u: float | Tensor) -> Tensor:
+            if isinstance(u, Tensor):
+                hidden = torch.addcmul(prepared, u, from_time)
+            else:
+                hidden = torch.add(prepared, from_time, alpha=u)
+            hidden = torch.addmm(hidden, x, from_latent)
+            for shape, scale, shift, eps, weight, bias in blocks:
+                hidden = functional.silu(torch.layer_norm(hidden, shape, scale, shift, eps))
+                hidden = torch.addmm(bias, hidden, weight)
+            return hidden
+
+        return velocity

@@ -47,15 +47,21 @@ class StackedLayerNorm(nn.Module):
         dim: Size of the last dimension.
     """
 
+    one: Tensor
+    zero: Tensor
+
     def __init__(self, copies: int, dim: int) -> None:
         super().__init__()
         self.shape = (dim,)
+        # torch's kernel is vectorised only where it is given a scale and a shift.
+        self.register_buffer("one", torch.ones(dim), persistent=False)
+        self.register_buffer("zero", torch.zeros(dim), persistent=False)
         self.weight = nn.Parameter(torch.ones(copies, 1, dim))
         self.bias = nn.Parameter(torch.zeros(copies, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last dimension of [M, B, dim]."""
-        return torch.addcmul(self.bias, functional.layer_norm(x, self.shape), self.weight)
+        return torch.addcmul(self.bias, functional.layer_norm(x, self.shape, self.one, self.zero), self.weight)
 
 
 class TwinCritic(nn.Module):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from rfo.core.task import Observation
 from rfo.flow.integrate import Solver, integrate
-from rfo.flow.velocity import VelocityField
+from rfo.flow.velocity import Velocity, VelocityField
 from rfo.policy.encoders import Encoder
 
 __all__ = ["FlowPolicy"]
@@ -38,9 +36,9 @@ class FlowPolicy(nn.Module):
         """Size A of the action."""
         return self.field.action_dim
 
-    def prepare(self, observation: Observation) -> Tensor:
-        """Computes what the field needs of a normalised observation, first dimension B."""
-        return self.field.prepare(self.encoder(observation))
+    def bind(self, observation: Observation) -> Velocity:
+        """Returns the velocity of normalised observations, first dimension B."""
+        return self.field.bind(self.encoder(observation))
 
     def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws actions.
@@ -52,8 +50,7 @@ class FlowPolicy(nn.Module):
         Returns:
             The latent x_K and the action tanh(x_K), each of shape [B, A].
         """
-        velocity = partial(self.field.velocity, self.prepare(observation))
-        latent = integrate(velocity, noise, steps=self.steps, solver=self.solver)
+        latent = integrate(self.bind(observation), noise, steps=self.steps, solver=self.solver)
         return latent, torch.tanh(latent)
 
     def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:

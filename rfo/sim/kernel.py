@@ -11,11 +11,12 @@ access              as an input, an element reads   as an output, an element wri
 `Corners`           the entries of its corners      adds to the entries of its corners
 `Fixed`             constants of its own            never
 `Uniform`           constants of all elements       never
+`Table`             any entry, by `trace.lookup`    never
 ==================  ==============================  ===============================
 
 Memory of an array with `Item` or `Corners` access is [pack][item][component][lane], of one with `Planar` access
-[pack][component][item][lane]: environments (or, where one environment fills a pack, consecutive elements) lie side by side in
-lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with vectors
+[pack][component][item][lane]: environments (or, where one environment fills a pack, consecutive elements) lie side by
+side in lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with vectors
 as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
 """
 
@@ -35,7 +36,21 @@ import warp as wp
 
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
 
-__all__ = ["Access", "Corners", "Fixed", "Item", "Kernel", "Law", "Planar", "Statements", "Uniform", "lanes_for", "native_kernel", "statements"]
+__all__ = [
+    "Access",
+    "Corners",
+    "Fixed",
+    "Item",
+    "Kernel",
+    "Law",
+    "Planar",
+    "Statements",
+    "Table",
+    "Uniform",
+    "lanes_for",
+    "native_kernel",
+    "statements",
+]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
@@ -98,6 +113,11 @@ class Fixed(Access):
 @dataclass(frozen=True)
 class Uniform(Access):
     """Constants shared by all elements and environments; array shape [components]."""
+
+
+@dataclass(frozen=True)
+class Table(Uniform):
+    """Numbers shared by all, of which `rfo.sim.trace.lookup` reads some; array of any length."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +215,7 @@ class Kernel:
         """Arithmetic operations per element and environment, a fused multiply-add counted as two."""
         _, outputs = self.law.trace()
         nodes = topological(x for values in outputs.values() for x in values.flat)
-        return sum(node.op in OPERATIONS and node.op != "neg" for node in nodes)
+        return sum(node.op in OPERATIONS and node.op not in ("neg", "detach", "lookup") for node in nodes)
 
     def launch(self, arrays: Mapping[str, Any], *, elements: int, packs: int, device: Any) -> None:
         """Launches (or, inside a capture, records) the kernel.
@@ -255,15 +275,22 @@ class _Source:
                 f"const int e = (thread / {self.lanes}) % element_count;",
                 f"const int pack = thread / ({self.lanes} * element_count);",
             ]
-            inline = [f"auto lane_{f} = [](S a) {{ return wp::{f}(a); }};" for f in functions]
+            inline = [f"auto lane_{f} = [](S a) {{ return wp::{f}(a); }};" for f in functions if f != "lookup"]
+            if "lookup" in functions:
+                inline.append("auto lane_lookup = [](const S* t, S i) { return t[(int)i]; };")
         else:
             size = {"float32": 4, "float64": 8}[self.dtype]
             vector = [f"typedef S V __attribute__((ext_vector_type({self.lanes}), aligned({size})));"]
             place = ["const int pack = thread;"]
+            special = {
+                "sqrt": "auto lane_sqrt = [](V a) { return __builtin_elementwise_sqrt(a); };",
+                "floor": "auto lane_floor = [](V a) { return __builtin_elementwise_floor(a); };",
+                "lookup": "auto lane_lookup = [](const S* t, V i) "
+                f"{{ V r; for (int k = 0; k < {self.lanes}; ++k) r[k] = t[(int)i[k]]; return r; }};",
+            }
             each = "[](V a) {{ V r; for (int i = 0; i < {n}; ++i) r[i] = wp::{f}((S)a[i]); return r; }}"
-            inline = [f"auto lane_{f} = {each.format(n=self.lanes, f=f)};" for f in functions if f != "sqrt"]
-            if "sqrt" in functions:
-                inline.append("auto lane_sqrt = [](V a) { return __builtin_elementwise_sqrt(a); };")
+            inline = [f"auto lane_{f} = {each.format(n=self.lanes, f=f)};" for f in functions if f not in special]
+            inline += [code for f, code in special.items() if f in functions]
         return [f"typedef {scalar} S;", *vector, "const S ZERO = 0;", *inline, *place]
 
     def _pointers(self) -> Iterator[str]:
@@ -299,6 +326,9 @@ class _Source:
                 self.names[node] = f"{name}_{i}"
                 if isinstance(access, (Fixed, Uniform)):
                     self.uniform.add(node)
+                    if isinstance(access, Table):
+                        yield f"const S* {name}_{i} = {name}.data;"
+                        continue
                     where = f"e * {access.components} + {i}" if isinstance(access, Fixed) else f"{i}"
                     yield f"const S {name}_{i} = {name}.data[{where}];"
                 else:

@@ -26,8 +26,11 @@ __all__ = [
     "clamp",
     "constant",
     "cos",
+    "detach",
     "exp",
+    "floor",
     "log",
+    "lookup",
     "maximum",
     "minimum",
     "reverse",
@@ -162,6 +165,11 @@ OPERATIONS: dict[str, Operation] = {
         lambda c, a, b: a if c > 0 else b,
         lambda g, y, c, a, b: (0.0, select(c, g, 0.0), select(c, 0.0, g)),
     ),
+    "floor": Operation("lane_floor({0})", math.floor, lambda g, y, a: (0.0,)),
+    # The number itself, but no gradient passes.
+    "detach": Operation("{0}", lambda a: a, lambda g, y, a: (0.0,)),
+    # lookup(t, i): entry i of a table (`rfo.sim.kernel.Table`), i truncated; piecewise constant in i, like select.
+    "lookup": Operation("lane_lookup({0}, {1})", lambda t, i: t[int(i)], lambda g, y, t, i: (0.0, 0.0)),
 }
 
 
@@ -218,6 +226,23 @@ def minimum(a: Any, b: Any) -> Any:
 def maximum(a: Any, b: Any) -> Any:
     """Larger of two values; the gradient goes to the larger."""
     return _apply("max", np.maximum, a, b)
+
+
+def floor(x: Any) -> Any:
+    """Largest whole number not above; no gradient passes."""
+    return _apply("floor", np.floor, x)
+
+
+def detach(x: Any) -> Any:
+    """`x`, through which no gradient passes."""
+    return _apply("detach", lambda number: number, x)
+
+
+def lookup(table: Any, index: Any) -> Any:
+    """Entry `index` of a table; no gradient passes."""
+    if isinstance(table, np.ndarray) and table.dtype != object:
+        return table[np.asarray(index).astype(np.int64)]
+    return _apply("lookup", lambda t, i: t[int(i)], table, index)
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:

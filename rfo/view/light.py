@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from rfo.view.colors import srgb_from_linear
+from rfo.core.colors import srgb_from_linear
 from rfo.view.fragments import rasterise
 
-__all__ = ["LightMap", "LightRig", "blur", "light_map", "shade", "sharpness", "tone"]
+__all__ = ["LightMap", "LightRig", "blur", "light_map", "shade", "tone"]
 
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
@@ -54,12 +54,14 @@ class LightMap:
         slope: Ground displacement along x and z per metre of height, shape [2].
         origin: x and z of the map's corner [m], shape [2].
         cell: Edge of a cell [m].
+        sharpness: Exponent of the `lit` field [1/m].
         fields: Named fields, each of shape [rows along z, columns along x], 0 at the border unless said.
     """
 
     slope: FloatArray
     origin: FloatArray
     cell: float
+    sharpness: float
     fields: dict[str, SingleArray]
 
     def sample(self, name: str, x: SingleArray, y: SingleArray | float, z: SingleArray) -> SingleArray:
@@ -76,6 +78,13 @@ class LightMap:
         top = flat[at] * (1 - u) + flat[at + 1] * u
         bottom = flat[at + columns] * (1 - u) + flat[at + columns + 1] * u
         return np.asarray(top + (bottom - top) * v, dtype=np.float32)
+
+    def unblocked(self, position: SingleArray) -> SingleArray:
+        """Returns the share of the light that arrives at points [m], shape [3, P], from the `lit` field."""
+        field = self.sample("lit", position[0], position[1], position[2])
+        # The constant forgives the blur and the cells a little height.
+        exponent = np.float32(self.sharpness) * position[1] + np.float32(0.25)
+        return np.asarray(np.clip(field * np.exp(exponent), 0.0, 1.0), dtype=np.float32)
 
     def bounds(self) -> FloatArray:
         """Returns the map's corners on the ground, shape [4, 3]."""
@@ -100,7 +109,7 @@ def blur(table: SingleArray, radius: float) -> SingleArray:
     return table
 
 
-def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution: int = 256) -> LightMap:
+def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution: int, sharpness: float) -> LightMap:
     """Looks at triangles along a light and prepares the fields that shading reads.
 
     Fields: `shadow` in [0, 1], how much of the ground's light is blocked, softer the higher the blocking part;
@@ -112,6 +121,7 @@ def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution
         toward: Direction to the light, shape [3], y > 0.
         extent: Size of the scene [m], which sets the softness.
         resolution: Cells along the longer side.
+        sharpness: How quickly shadow sets in below a surface, per extent.
     """
     slope = toward[[0, 2]] / toward[1]
     flat = corners[:, :, [0, 2]] - corners[:, :, 1:2] * slope
@@ -132,15 +142,10 @@ def light_map(corners: FloatArray, toward: FloatArray, extent: float, resolution
     shape, unit = (rows, columns), extent / cell
     fields = {
         "shadow": _penumbra(cover.reshape(shape), clearance.reshape(shape), extent, unit),
-        "lit": blur(np.exp(-height.reshape(shape) * np.float32(sharpness(extent))), 0.018 * unit),
+        "lit": blur(np.exp(-height.reshape(shape) * np.float32(sharpness / extent)), 0.4 / sharpness * unit),
         "contact": blur((cover * np.exp(-clearance / np.float32(0.16 * extent))).reshape(shape), 0.07 * unit),
     }
-    return LightMap(slope, origin, cell, fields)
-
-
-def sharpness(extent: float) -> float:
-    """Returns the exponent of the `lit` field [1/m]."""
-    return 22.0 / extent
+    return LightMap(slope, origin, cell, sharpness / extent, fields)
 
 
 def _penumbra(cover: SingleArray, clearance: SingleArray, extent: float, unit: float) -> SingleArray:

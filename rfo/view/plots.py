@@ -17,8 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from rfo.core.colors import SERIES
 from rfo.core.errors import UsageError
-from rfo.view.colors import SERIES
 
 __all__ = ["mean_and_interval", "plot_curve", "plot_gradients"]
 
@@ -162,16 +162,17 @@ def _draw_steps(axis: Axes, steps: FloatArray) -> None:
     shown = np.where(np.isfinite(steps) & (steps > 0.0), steps, np.nan)
     index = np.arange(len(steps))
     rows = np.flatnonzero(np.isfinite(shown).any(axis=1))
-    low, median, high = np.nanquantile(shown[rows], (0.1, 0.5, 0.9), axis=1)
-    if steps.shape[1] > 1:
-        axis.fill_between(index[rows], low, high, color=SERIES[1], alpha=0.2, linewidth=0, label="middle 80 %")
-        largest = np.nanmax(shown[rows], axis=1)
-        axis.plot(index[rows], largest, color=SERIES[0], linewidth=1.0, linestyle=(0, (4, 2)), label="largest")
-    axis.plot(index[rows], median, color=SERIES[1], linewidth=1.8, marker="o", markersize=3, label="median")
+    if len(rows):
+        low, median, high = np.nanquantile(shown[rows], (0.1, 0.5, 0.9), axis=1)
+        if steps.shape[1] > 1:
+            axis.fill_between(index[rows], low, high, color=SERIES[1], alpha=0.2, linewidth=0, label="middle 80 %")
+            largest = np.nanmax(shown[rows], axis=1)
+            axis.plot(index[rows], largest, color=SERIES[0], linewidth=1.0, linestyle=(0, (4, 2)), label="largest")
+        axis.plot(index[rows], median, color=SERIES[1], linewidth=1.8, marker="o", markersize=3, label="median")
+        axis.legend(frameon=False, fontsize=9, labelcolor=_INK)
     axis.set_yscale("log")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label_decades(axis.yaxis)
-    axis.legend(frameon=False, fontsize=9, labelcolor=_INK)
     _count_unshown(axis, steps)
 
 

@@ -17,7 +17,7 @@ from rfo.core.scene import Scene, SceneMesh
 from rfo.view.camera import Camera
 from rfo.view.fragments import Fragments, face_planes, merge, rasterise
 from rfo.view.ground import GroundStyle, backdrop
-from rfo.view.light import LightMap, LightRig, light_map, shade, sharpness, tone
+from rfo.view.light import LightMap, LightRig, light_map, shade, tone
 from rfo.view.surface import bevel, corner_normals, is_closed
 
 __all__ = ["Look", "render"]
@@ -35,7 +35,7 @@ class Look:
         samples: Samples per pixel along each axis, for smooth edges.
         bevel_levels: Subdivisions of smooth meshes before their edges are rounded (`surface.bevel`).
         bevel_passes: How far edges are rounded; 0 leaves them sharp.
-        bevel_faces: Meshes with more faces than this are fine enough as they are.
+        bevel_faces: Scenes with more faces than this are fine enough as they are.
         ground: Looks of ground and sky.
         light: The lights.
     """
@@ -83,8 +83,8 @@ def render(scene: Scene, camera: Camera, width: int = 960, height: int = 540, lo
     if len(soup.position):
         overhead = np.array([0.0, 1.0, 0.0])
         maps = (
-            light_map(soup.position, look.light.direction(), extent),
-            light_map(soup.position, overhead, extent, 128),
+            light_map(soup.position, look.light.direction(), extent, 256, 22.0),
+            light_map(soup.position, overhead, extent, 128, 4.0),
         )
     image = backdrop(camera, width, height, extent, look.ground, look.light, maps)
     if maps is not None:
@@ -95,10 +95,11 @@ def render(scene: Scene, camera: Camera, width: int = 960, height: int = 540, lo
 def _soup(scene: Scene, look: Look) -> _Soup:
     if not (np.isfinite(scene.focus).all() and math.isfinite(scene.extent) and scene.extent > 0.0):
         raise UsageError(f"render: scene focus {scene.focus} or extent {scene.extent} is not finite and positive")
+    coarse = sum(len(mesh.faces) for mesh in scene.meshes) <= look.bevel_faces
     parts: list[tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]] = []
     for index, mesh in enumerate(scene.meshes):
         _require_sound(index, mesh)
-        if mesh.smooth and look.bevel_passes and len(mesh.faces) <= look.bevel_faces:
+        if mesh.smooth and look.bevel_passes and coarse:
             mesh = bevel(mesh, levels=look.bevel_levels, passes=look.bevel_passes)
         sides = np.full(len(mesh.faces), not is_closed(mesh.faces))
         parts.append((mesh.vertices[mesh.faces], corner_normals(mesh), mesh.colors[mesh.faces], sides))
@@ -184,16 +185,10 @@ def _light(
     toward_eye /= np.sqrt(np.einsum("ip,ip->p", toward_eye, toward_eye))
     # Looked up a little off the surface, so that it does not shade itself.
     lifted = position + np.float32(0.03 * extent) * normal
-    lit = _unblocked(maps[0], lifted, np.float32(sharpness(extent)))
+    lit = maps[0].unblocked(lifted)
     # Light from above that a part overhead takes away, and darkness toward the ground below.
-    overhead = _unblocked(maps[1], lifted, np.float32(sharpness(extent)))
+    overhead = maps[1].unblocked(lifted)
     sky = (np.float32(0.55) + np.float32(0.45) * overhead) * (
         np.float32(1.0) - np.float32(0.35) * np.exp(-position[1] / np.float32(0.12 * extent))
     )
     return shade(normal, toward_eye, color, lit, sky, rig), position[1] >= 0.0
-
-
-def _unblocked(light: LightMap, position: SingleArray, exponent: np.float32) -> SingleArray:
-    field = light.sample("lit", position[0], position[1], position[2])
-    bias = np.float32(0.25)
-    return np.asarray(np.clip(field * np.exp(exponent * position[1] + bias), 0.0, 1.0), dtype=np.float32)

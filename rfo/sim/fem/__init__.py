@@ -1,6 +1,7 @@
 """Soft bodies: tetrahedral finite elements."""
 
+from rfo.sim.fem.contact import Box, Capsule, FemContact, HeightField, Plane, Sphere, Terrain
 from rfo.sim.fem.engine import FemEngine
-from rfo.sim.fem.model import FemContact, FemModel
+from rfo.sim.fem.model import FemModel
 
-__all__ = ["FemContact", "FemEngine", "FemModel"]
+__all__ = ["Box", "Capsule", "FemContact", "FemEngine", "FemModel", "HeightField", "Plane", "Sphere", "Terrain"]

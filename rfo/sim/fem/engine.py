@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rfo.core.errors import UsageError
 from rfo.sim.bridge import Buffer, constants, scalar_name, warp_device
-from rfo.sim.fem.laws import tetrahedron_law, vertex_law
+from rfo.sim.fem.laws import POSE, TET_PARAMETERS, tetrahedron_law, vertex_law
 from rfo.sim.fem.model import FemModel
 from rfo.sim.kernel import Kernel, lanes_for
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
@@ -29,6 +32,8 @@ class FemEngine(Physics):
         threads: Cores to use; None for all.
         store: What a step keeps for its adjoint (`rfo.sim.simulation.Simulation`).
         capture: Record schedules as graphs.
+        parameters: Figures of tetrahedra (`TET_PARAMETERS`) that a step takes as inputs, to differentiate or to vary
+            from environment to environment.
     """
 
     outputs = ("x", "v")
@@ -44,34 +49,58 @@ class FemEngine(Physics):
         threads: int | None = None,
         store: Store = "auto",
         capture: bool = True,
+        parameters: Sequence[str] = (),
     ) -> None:
+        unknown = set(parameters) - set(TET_PARAMETERS)
+        if unknown:
+            raise UsageError(f"a tetrahedron has no parameter {unknown.pop()!r}; there are {', '.join(TET_PARAMETERS)}")
+        self.parameters = tuple(parameters)
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
         vertex_count = len(model.vertices)
         self.inputs = {"x": (vertex_count, 3), "v": (vertex_count, 3), "muscle": (model.muscle_count,)}
+        self.inputs |= {name: (len(model.tets),) for name in self.parameters}
+        if model.obstacles:
+            self.inputs["obstacles"] = (len(model.obstacles), POSE)
         name, cuda = scalar_name(dtype), self.device.type == "cuda"
         self.lanes = lanes_for(name, cuda=cuda)
-        tet = tetrahedron_law(model.energy, model.activation, model.damping)
-        vertex = vertex_law()
+        tet = tetrahedron_law(model.energy, model.activation, model.damping, self.parameters)
+        vertex = vertex_law(model.ground, model.obstacles)
         self.tet = Kernel(tet, name, self.lanes, cuda)
-        self.tet_adjoint = Kernel(tet.adjoint(["x", "v", "muscle"]), name, self.lanes, cuda)
+        self.tet_adjoint = Kernel(
+            tet.adjoint(["x", "v", "muscle", *self.parameters], accumulate=self.parameters), name, self.lanes, cuda
+        )
         self.vertex = Kernel(vertex, name, self.lanes, cuda)
-        self.vertex_adjoint = Kernel(vertex.adjoint(["x", "v", "f"]), name, self.lanes, cuda)
-        self.constants = constants({**model.constants(), "dt": np.array([dt])}, dtype, self.device)
+        self.vertex_adjoint = Kernel(
+            vertex.adjoint(["x", "v", "f", *(["obstacles"] if model.obstacles else [])]), name, self.lanes, cuda
+        )
+        times = {"dt": np.array([dt]), "times": dt * np.arange(substeps)}
+        self.constants = constants({**model.constants(), **times}, dtype, self.device)
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
 
-    def step(self, x: Tensor, v: Tensor, muscle: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, x: Tensor, v: Tensor, muscle: Tensor, *, obstacles: Tensor | None = None, **parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Advances by one control step of `substeps` substeps.
 
         Args:
             x: Vertex positions [m], shape [N, vertex_count, 3].
             v: Vertex velocities [m/s], shape [N, vertex_count, 3].
             muscle: Activations, shape [N, muscle_count]; positive ones contract fibres.
+            obstacles: Poses at the start of the step, shape [N, obstacle_count, 13]: position [m], unit quaternion
+                (w, x, y, z), velocity [m/s], angular velocity [rad/s]; [obstacle_count, 13] for all environments.
+            parameters: The engine's `parameters` by name, shape [N, tet_count], or [tet_count] for all environments.
 
         Returns:
             Positions and velocities after the step.
         """
-        result = self._simulation.step({"x": x, "v": v, "muscle": muscle})
+        inputs = {"x": x, "v": v, "muscle": muscle, **parameters}
+        if obstacles is not None:
+            inputs["obstacles"] = obstacles
+        if inputs.keys() != self.inputs.keys():
+            raise UsageError(f"this body's step takes {', '.join(self.inputs)}; it was given {', '.join(inputs)}")
+        shaped = {name: y.expand(len(x), *self.inputs[name]) for name, y in inputs.items()}
+        result = self._simulation.step(shaped)
         return result["x"], result["v"]
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
@@ -94,13 +123,16 @@ class _FemWorkspace(Workspace):
         # A transient workspace overwrites one state; a stored one keeps the state before each substep and the last.
         self._x, self._v = (buffers(kept + (not transient), 3 * vertex_count) for _ in range(2))
         self._f = buffers(kept, 3 * vertex_count)
-        # One entry more than there are muscles: what drives the passive tetrahedra.
-        muscle = buffers(1, muscle_count + 1)[0]
-        self._muscle = muscle.array
-        self.inputs = {"x": self._x[0], "v": self._v[0], "muscle": muscle.head(muscle_count)}
+        # What stays constant over a step. One muscle more than there are: it drives the passive tetrahedra.
+        sizes = {name: math.prod(shape) for name, shape in engine.inputs.items() if name not in engine.outputs}
+        sizes["muscle"] += 1
+        held = {name: buffers(1, size)[0] for name, size in sizes.items()}
+        self._held = {name: buffer.array for name, buffer in held.items()}
+        held["muscle"] = held["muscle"].head(muscle_count)
+        self.inputs = {"x": self._x[0], "v": self._v[0], **held}
         self.outputs = {"x": self._x[-1], "v": self._v[-1]}
         if not transient:
-            sizes = {"x": 3 * vertex_count, "v": 3 * vertex_count, "f": 3 * vertex_count, "muscle": muscle_count + 1}
+            sizes |= dict.fromkeys(("x", "v", "f"), 3 * vertex_count)
             self._bars: dict[str, Buffer] = (
                 scratch._bars if scratch else {name: buffers(1, size)[0] for name, size in sizes.items()}
             )
@@ -119,12 +151,13 @@ class _FemWorkspace(Workspace):
         before, after = substep % len(self._f), (substep + 1) % len(self._x)
         return {
             **self._engine.constants,
+            **self._held,
+            "time": self._engine.constants["times"][substep : substep + 1],
             "x": self._x[before].array,
             "v": self._v[before].array,
             "f": self._f[before].array,
             "x_next": self._x[after].array,
             "v_next": self._v[after].array,
-            "muscle": self._muscle,
         }
 
     def forward(self) -> None:
@@ -143,7 +176,8 @@ class _FemWorkspace(Workspace):
         """
         bars = {f"bar_{name}": buffer.array for name, buffer in self._bars.items()}
         bars |= {"bar_x_next": bars["bar_x"], "bar_v_next": bars["bar_v"]}
-        bars["bar_muscle"].zero_()
+        for name in self._held:
+            bars[f"bar_{name}"].zero_()
         for substep in reversed(range(self._engine.substeps)):
             arrays = {**self._arrays(substep), **bars}
             self._engine.vertex_adjoint.launch(arrays, **self._vertices)

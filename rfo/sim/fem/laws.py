@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from rfo.sim.fem.material import Energy, damping_objective, damping_viscous, symmetric
-from rfo.sim.kernel import Corners, Fixed, Item, Law, Uniform
-from rfo.sim.trace import maximum, reverse, sqrt
+from rfo.sim.fem.contact import Ground, HeightField, Plane, Shape, cross, obstacle_surface, respond
+from rfo.sim.fem.material import Energy, Strain, damping_objective, damping_viscous, symmetric
+from rfo.sim.kernel import Access, Corners, Fixed, Item, Law, Table, Uniform
+from rfo.sim.trace import constant, reverse
 
-__all__ = ["Activation", "Damping", "tetrahedron_law", "vertex_law"]
+__all__ = ["POSE", "TET_PARAMETERS", "Activation", "Damping", "tetrahedron_law", "vertex_law"]
 
 Activation = Literal["fiber", "volumetric"]
 Damping = Literal["viscous", "objective"]
 
+TET_PARAMETERS = ("mu", "lam", "eta", "strength")
+"""Figures of a tetrahedron that an engine may take as inputs, one value per environment and tetrahedron."""
+
+POSE = 13
+"""Numbers of an obstacle's pose: position, quaternion, velocity, angular velocity."""
+
 _DAMPING: dict[Damping, Callable[..., Any]] = {"viscous": damping_viscous, "objective": damping_objective}
 
 
-def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping) -> Law:
+def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping, varied: Collection[str] = ()) -> Law:
     """Forces of one tetrahedron on its corners [N], added to `f`.
 
     Arguments of the law: corner positions `x` [m] and velocities `v` [m/s], the activation of its muscle, and per
-    tetrahedron `gram` (G as xx, yy, zz, xy, yz, xz) [1/m²], `volume` [m³], `inverse_det` [1/m³], `fiber` (B d for the
-    muscle's unit direction d) [1/m], `strength` [Pa], `mu`, `lam` [Pa] and `eta` [Pa s].
+    tetrahedron `rest` (B, with F = Dᵀ B) [1/m], `gram` (G = B Bᵀ as xx, yy, zz, xy, yz, xz) [1/m²], `volume` [m³],
+    `inverse_det` [1/m³], `fiber` (B d for the muscle's unit direction d) [1/m], and `TET_PARAMETERS`: `mu`, `lam`
+    [Pa], `eta` [Pa s], `strength` [Pa].
+
+    Args:
+        energy: Constitutive law.
+        activation: How muscles act.
+        damping: Damping law.
+        varied: Those of `TET_PARAMETERS` that differ from environment to environment, and have adjoints.
     """
 
     def forces(
         x: Any,
         v: Any,
         muscle: Any,
+        rest: Any,
         gram: Any,
         volume: Any,
         inverse_det: Any,
@@ -43,58 +58,68 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping) ->
         edges, rates = x[1:] - x[0], v[1:] - v[0]
         g = _symmetric(gram)
         metric = symmetric(lambda i, j: (edges[i] * edges[j]).sum())
-        cofactor = np.array([_cross(edges[1], edges[2]), _cross(edges[2], edges[0]), _cross(edges[0], edges[1])])
-        i_c = (metric * g).sum()
-        j = (edges[0] * cofactor[0]).sum() * inverse_det
-        stretch, pressure = reverse([energy(i_c, j, mu, lam)], [1.0], [i_c, j])
-        stiffness = 2.0 * stretch * g
+        cofactor = np.array([cross(edges[1], edges[2]), cross(edges[2], edges[0]), cross(edges[0], edges[1])])
+        lowered = g @ metric
+        raised = symmetric(lambda i, j: (lowered[i] * g[:, j]).sum())  # G M G
+        strain = Strain(
+            i_c=(metric * g).sum(),
+            ii_c=(metric * raised).sum(),
+            j=(edges[0] * cofactor[0]).sum() * inverse_det,
+            f=edges.T @ rest,
+        )
+        by_i, by_ii, pressure, *by_f = reverse(
+            [constant(energy(strain, mu, lam))], [1.0], [strain.i_c, strain.ii_c, strain.j, *strain.f.flat]
+        )
+        stiffness = 2.0 * by_i * g + 4.0 * by_ii * raised
         if activation == "fiber":
             stiffness = stiffness + (strength * muscle[0]) * np.outer(fiber, fiber)
         else:
             pressure = pressure + strength * muscle[0]
         pull = stiffness @ edges + _DAMPING[damping](edges, rates, g, eta) + (pressure * inverse_det) * cofactor
+        pull = pull + rest @ np.array(by_f, dtype=object).reshape(3, 3).T
         pull = -volume * pull
         return {"f": np.stack([-pull.sum(axis=0), *pull])}
 
-    inputs = {
+    inputs: dict[str, Access] = {
         "x": Corners((4, 3)),
         "v": Corners((4, 3)),
         "muscle": Corners((1,), "muscles"),
+        "rest": Fixed((3, 3)),
         "gram": Fixed((6,)),
         "volume": Fixed(),
         "inverse_det": Fixed(),
         "fiber": Fixed((3,)),
-        "strength": Fixed(),
-        "mu": Fixed(),
-        "lam": Fixed(),
-        "eta": Fixed(),
     }
+    inputs |= {name: Item() if name in varied else Fixed() for name in TET_PARAMETERS}
     return Law("tetrahedron", forces, inputs, {"f": Corners((4, 3))})
 
 
-def vertex_law() -> Law:
-    """Semi-implicit Euler step of one vertex, with contact against the ground y = 0.
-
-    The normal force is a spring with Hunt-Crossley damping, f_n = k y⁻ (1 - d v_y); damping and Coulomb friction,
-    smoothed below `slip_speed`, are implicit in the velocity, so each is a contraction whatever its stiffness.
+def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) -> Law:
+    """Semi-implicit Euler step of one vertex, with contact: the ground first, then each obstacle.
 
     Arguments of the law: position `x` [m], velocity `v` [m/s], force `f` [N], `mass` [kg], and for all vertices `dt`
-    [s], `gravity` [m/s²] and `contact`: stiffness [N/m], damping d [s/m], friction coefficient, slip speed [m/s].
-    """
+    [s], `gravity` [m/s²] and `contact` (`respond`); with obstacles, their poses (`obstacle_surface`) at the start of
+    the control step and the `time` since [s]; over a height field, its `heights` [m].
 
-    def advance(x: Any, v: Any, f: Any, mass: Any, dt: Any, gravity: Any, contact: Any) -> dict[str, Any]:
-        stiffness, damping, friction, slip_speed = contact
+    Args:
+        ground: The ground; the plane y = 0 by default.
+        obstacles: Shapes that move as they are told.
+    """
+    floor = ground or Plane()
+
+    def advance(
+        x: Any, v: Any, f: Any, mass: Any, dt: Any, gravity: Any, contact: Any, **others: Any
+    ) -> dict[str, Any]:
         step = dt / mass
-        spring = stiffness * maximum(-x[1], 0.0)
-        free = v + step * f + dt * gravity
-        v_y = (free[1] + step * spring) / (1.0 + step * spring * damping)
-        normal = spring * maximum(1.0 - damping * v_y, 0.0)
-        speed = sqrt(free[0] * free[0] + free[2] * free[2] + slip_speed * slip_speed)
-        slip = speed / (speed + step * friction * normal)
-        v_next = np.array([free[0] * slip, v_y, free[2] * slip])
+        v_next = v + step * f + dt * gravity
+        distance, normal = floor.surface(x, others.get("heights"))
+        v_next = respond(distance, normal, np.zeros(3), v_next, step, contact)
+        for i, shape in enumerate(obstacles):
+            distance, normal, carried = obstacle_surface(shape, x, others["obstacles"][i], others["time"])
+            v_next = respond(distance, normal, carried, v_next, step, contact)
         return {"x_next": x + dt * v_next, "v_next": v_next}
 
-    inputs = {
+    inputs: dict[str, Access] = {
         "x": Item((3,)),
         "v": Item((3,)),
         "f": Item((3,)),
@@ -103,13 +128,14 @@ def vertex_law() -> Law:
         "gravity": Uniform((3,)),
         "contact": Uniform((4,)),
     }
+    if isinstance(floor, HeightField):
+        inputs["heights"] = Table()
+    if obstacles:
+        # Every vertex reads the same entries: corners whose indices are the obstacles' own.
+        inputs |= {"obstacles": Corners((len(obstacles), POSE), "obstacle_index"), "time": Uniform()}
     return Law("vertex", advance, inputs, {"x_next": Item((3,)), "v_next": Item((3,))})
 
 
 def _symmetric(entries: Any) -> Any:
     xx, yy, zz, xy, yz, xz = entries
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-
-
-def _cross(a: Any, b: Any) -> Any:
-    return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])

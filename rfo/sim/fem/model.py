@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rfo.core.errors import UsageError
+from rfo.sim.fem.contact import FemContact, Ground, HeightField, Plane, Shape
 from rfo.sim.fem.laws import Activation, Damping
-from rfo.sim.fem.material import Energy, stable_neo_hookean
+from rfo.sim.fem.material import Energy, material
 
-__all__ = ["FemContact", "FemModel"]
+__all__ = ["FemModel"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class FemContact:
-    """Penalty contact with the ground.
-
-    Attributes:
-        stiffness: Spring of one vertex [N/m].
-        damping: Hunt-Crossley damping, as a share of the spring force per speed [s/m].
-        friction: Coulomb coefficient.
-        slip_speed: Speed below which friction fades to zero [m/s].
-    """
-
-    stiffness: float
-    damping: float
-    friction: float
-    slip_speed: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,11 +33,13 @@ class FemModel:
         lam: First Lamé parameter of each tetrahedron [Pa], shape [tet_count].
         eta: Viscosity of each tetrahedron [Pa s], shape [tet_count].
         strength: Active stress at full activation [Pa], shape [tet_count].
-        contact: Contact with the ground.
-        energy: Constitutive law.
+        contact: How the ground and obstacles respond.
+        material: Constitutive law: a name in `rfo.sim.fem.material.MATERIALS`, or a function of one's own.
         activation: Whether muscles pull along their fibre or press on the volume.
         damping: Damping law.
         gravity: Acceleration along y [m/s²].
+        ground: What the body stands on.
+        obstacles: Shapes that move as the caller of a step says.
     """
 
     vertices: Floats
@@ -66,10 +52,12 @@ class FemModel:
     eta: Floats
     strength: Floats
     contact: FemContact
-    energy: Energy = stable_neo_hookean
+    material: str | Energy = "stable-neo-hookean"
     activation: Activation = "fiber"
     damping: Damping = "objective"
     gravity: float = -9.81
+    ground: Ground = field(default_factory=Plane)
+    obstacles: tuple[Shape, ...] = ()
 
     def __post_init__(self) -> None:
         determinants = np.linalg.det(self.edges())
@@ -79,6 +67,11 @@ class FemModel:
                 f"{len(bad)} of {len(self.tets)} tetrahedra are inverted or flat, the first is tetrahedron {bad[0]} "
                 f"with vertices {self.tets[bad[0]].tolist()}; reorder or repair the mesh"
             )
+
+    @property
+    def energy(self) -> Energy:
+        """The constitutive law."""
+        return material(self.material) if isinstance(self.material, str) else self.material
 
     @property
     def muscle_count(self) -> int:
@@ -101,10 +94,17 @@ class FemModel:
         )  # F = Dᵀ B with edges as the rows of D, so B is its transpose and G = B Bᵀ
         gram = np.einsum("tki,tkj->tij", inverse, inverse)
         i, j = np.array([0, 1, 2, 0, 1, 0]), np.array([0, 1, 2, 1, 2, 2])
+        extra: dict[str, npt.NDArray[Any]] = {}
+        if isinstance(self.ground, HeightField):
+            extra["heights"] = self.ground.heights
+        if self.obstacles:
+            extra["obstacle_index"] = np.tile(np.arange(len(self.obstacles)), len(self.vertices))
         return {
+            **extra,
             "corners": self.tets,
             # Passive tetrahedra are driven by one muscle more, which never contracts.
             "muscles": np.where(self.muscle_of < 0, self.muscle_count, self.muscle_of),
+            "rest": np.swapaxes(inverse, 1, 2),
             "gram": gram[:, i, j],
             "volume": self.volumes(),
             "inverse_det": 1.0 / np.linalg.det(self.edges()),

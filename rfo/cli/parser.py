@@ -1,0 +1,142 @@
+"""Arguments of every command. Commands are imported when they are called, so that `rfo --help` is immediate."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import NoReturn
+
+from rfo.core.errors import UsageError
+
+__all__ = ["Parser", "build_parser"]
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a `UsageError` instead of printing the usage and leaving."""
+        raise UsageError(f"{message} (`{self.prog} --help` shows what there is)")
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """Parses the arguments of the process; shows the help where there are none."""
+        return self.parse_args(arguments or ["--help"])
+
+
+def build_parser() -> Parser:
+    """Returns the parser of the whole command line."""
+    parser = Parser(prog="rfo", description="Train flow policies through differentiable physics.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    _add_envs(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_record(commands)
+    _add_check(commands)
+    _add_bench(commands)
+    _add_doctor(commands)
+    _add_demo(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from rfo import __version__
+
+        parser.exit(message=f"rfo {__version__}\n")
+
+
+Commands = argparse._SubParsersAction  # the public name of what add_subparsers returns does not exist
+
+
+def _add(commands: Commands[Parser], name: str, module: str, text: str) -> Parser:
+    def run(options: argparse.Namespace) -> int:
+        code: int = getattr(import_module(f"rfo.cli.{module}"), f"run_{name}")(options)
+        return code
+
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_machine(parser: Parser, *, device: str | None = "cpu") -> None:
+    parser.add_argument("--threads", type=int, metavar="T", help="cores the engine may use (default: all)")
+    parser.add_argument("--device", default=device, help="torch device (default: cpu)")
+
+
+def _add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _add_envs(commands: Commands[Parser]) -> None:
+    _add_json(_add(commands, "envs", "inspection", "list all environments"))
+
+
+def _add_train(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "train", "training", "train a policy")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="name of a config, or path of a .yaml file")
+    parser.add_argument("--seed", type=int, help="seed (default: the config's)")
+    parser.add_argument("--run-dir", metavar="DIR", help="folder to write into (default: a new one under runs/)")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the config"
+    )
+    _add_machine(parser, device=None)
+
+
+def _add_eval(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "eval", "training", "evaluate a trained policy")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--episodes", type=int, help="number of episodes (default: the config's)")
+    parser.add_argument("--sampled", action="store_true", help="sample actions instead of starting the flow from zero")
+    parser.add_argument("--baselines", action="store_true", help="also evaluate zero, random and untrained policies")
+    _add_json(parser)
+    _add_machine(parser, device=None)
+
+
+def _add_record(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "record", "training", "record a film of a run or of an environment")
+    parser.add_argument("subject", metavar="RUN|ENV", help="folder of a run, or an environment")
+    parser.add_argument("--policy", choices=("trained", "zero", "random"), help="what acts (default: trained)")
+    parser.add_argument("--output", metavar="FILE", help="film to write, .mp4 or .gif")
+    parser.add_argument("--seconds", type=float, default=5.0, help="simulated seconds (default: 5)")
+    parser.add_argument("--fps", type=float, default=30.0, help="pictures per second (default: 30)")
+    parser.add_argument("--width", type=int, default=960, help="picture width in pixels (default: 960)")
+    parser.add_argument("--height", type=int, default=540, help="picture height in pixels (default: 540)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial state (default: 0)")
+    _add_machine(parser, device=None)
+
+
+def _add_check(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "check", "inspection", "check an environment's contract and its gradients")
+    parser.add_argument("env", metavar="ID", help="environment")
+    _add_json(parser)
+    _add_machine(parser)
+
+
+def _add_bench(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "bench", "inspection", "measure an environment's speed and memory")
+    parser.add_argument("env", metavar="ID", help="environment")
+    parser.add_argument("--envs", type=int, default=32, metavar="N", help="environments (default: 32)")
+    parser.add_argument("--horizon", type=int, default=32, metavar="H", help="steps of a window (default: 32)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="scalar type")
+    _add_json(parser)
+    _add_machine(parser)
+
+
+def _add_doctor(commands: Commands[Parser]) -> None:
+    _add_json(_add(commands, "doctor", "inspection", "look at this machine and say what is missing"))
+
+
+def _add_demo(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "demo", "demo", "train, compare with baselines, film and plot: the whole path at once")
+    parser.add_argument("--config", default="soft-quadruped-quick", help="config (default: soft-quadruped-quick)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--run-dir", metavar="DIR", help="folder to write into (default: a new one under runs/)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the config"
+    )
+    _add_machine(parser, device=None)

@@ -1,0 +1,76 @@
+"""The algorithms a config can name: one line each.
+
+An algorithm is a frozen config dataclass with at least `horizon` (control steps per update), and a class that keeps the
+`Algorithm` protocol. Both are imported only when they are asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rfo.core.errors import UsageError
+from rfo.core.registry import did_you_mean
+from rfo.core.shell import VectorEnv
+from rfo.core.task import Observation, TaskSpec
+
+__all__ = ["ALGORITHMS", "Algorithm", "config_class", "make_algorithm"]
+
+ALGORITHMS = {
+    "rfo": ("rfo.algo.rfo:RFOConfig", "rfo.algo.rfo:RFO"),
+}
+"""Name in a config → (config dataclass, algorithm class)."""
+
+
+class Algorithm(Protocol):
+    """What the training loop needs of an algorithm."""
+
+    def update(self, env: VectorEnv, progress: float) -> dict[str, float]:
+        """Collects one window of `config.horizon` steps, learns from it, and returns figures to log.
+
+        Args:
+            env: The environments to step.
+            progress: Fraction of the training budget that is spent, in [0, 1]; schedules follow it.
+        """
+
+    def act(self, observation: Observation, *, deterministic: bool, generator: torch.Generator | None) -> Tensor:
+        """Returns actions in [-1, 1], shape [N, action_dim], without a gradient."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything needed to continue bit for bit."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a `state_dict`."""
+
+
+def config_class(name: str) -> type[Any]:
+    """Returns the config dataclass of an algorithm.
+
+    Raises:
+        UsageError: No algorithm has this name.
+    """
+    return _load(_entry(name)[0])
+
+
+def make_algorithm(
+    name: str, config: Any, spec: TaskSpec, *, device: torch.device, dtype: torch.dtype, seed: int
+) -> Algorithm:
+    """Builds an algorithm for a task."""
+    algorithm: Algorithm = _load(_entry(name)[1])(config, spec, device=device, dtype=dtype, seed=seed)
+    return algorithm
+
+
+def _entry(name: str) -> tuple[str, str]:
+    if name not in ALGORITHMS:
+        known = sorted(ALGORITHMS)
+        raise UsageError(f"unknown algorithm {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return ALGORITHMS[name]
+
+
+def _load(path: str) -> type[Any]:
+    module, _, attribute = path.partition(":")
+    loaded: type[Any] = getattr(import_module(module), attribute)
+    return loaded

@@ -1,0 +1,44 @@
+"""Checkpoints: everything a run needs to continue bit for bit, written so that a crash never leaves half a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rfo.core.errors import UsageError
+
+__all__ = ["CHECKPOINT_FORMAT", "load_checkpoint", "save_atomically"]
+
+CHECKPOINT_FORMAT = 1
+"""Raised whenever a checkpoint's keys change their meaning."""
+
+
+def save_atomically(content: dict[str, Any], path: Path) -> None:
+    """Writes to a temporary file in the same folder and renames it, which replaces the old file at once."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(run_dir: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads the checkpoint of a run.
+
+    Raises:
+        UsageError: There is none, or it cannot be read.
+    """
+    path = run_dir / "checkpoint.pt"
+    if not path.is_file():
+        raise UsageError(f"{run_dir} holds no checkpoint.pt; give the folder of a run that `rfo train` made")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises whatever the unpickler met; the file is what is wrong
+        raise UsageError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
+    if content.get("format") != CHECKPOINT_FORMAT:
+        raise UsageError(f"{path} has format {content.get('format')}, this version of rfo reads {CHECKPOINT_FORMAT}")
+    return content

@@ -1,0 +1,67 @@
+"""The gradient RFO climbs: policy parameters through K flow steps and the simulator's steps, against differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rfo.algo.rfo import RFO, RFOConfig
+from rfo.core.task import State
+from rfo_envs.fem.quadruped_quick import SoftQuadrupedQuick
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def task() -> SoftQuadrupedQuick:
+    """The quick quadruped in float64."""
+    return SoftQuadrupedQuick(dtype=torch.float64)
+
+
+def closed_loop_return(task: SoftQuadrupedQuick, learner: RFO, state: State, noise: Tensor) -> Callable[[], Tensor]:
+    """Sum of rewards over STEPS control steps under the learner's policy, from a fixed state with fixed noise."""
+
+    def evaluate() -> Tensor:
+        current, total = state, torch.zeros((), dtype=torch.float64)
+        for t in range(STEPS):
+            observation = learner.normalizer.snapshot()(task.observe(current))
+            _, action = learner.policy.sample(observation, noise[t])
+            following = task.dynamics(current, action)
+            total = total + task.reward(current, action, following).sum()
+            current = following
+        return total
+
+    return evaluate
+
+
+@pytest.mark.parametrize(("situation", "limit"), [("air", 1e-6), ("contact", 1e-4)])
+def test_closed_loop_gradient_equals_differences(task: SoftQuadrupedQuick, situation: str, limit: float) -> None:
+    """Through 4 flow steps and 8 control steps, the directional derivative is that of central differences."""
+    generator = torch.Generator().manual_seed(1)
+    state = task.check_situations(generator, 2)[situation].state
+    learner = RFO(RFOConfig(flow_steps=4), task.spec, dtype=torch.float64, seed=3)
+    noise = torch.randn(STEPS, 2, task.spec.action_dim, generator=generator, dtype=torch.float64)
+    parameters = [p for p in learner.policy.parameters() if p.requires_grad]
+    evaluate = closed_loop_return(task, learner, state, noise)
+    gradients = torch.autograd.grad(evaluate(), parameters)
+    assert sum(float(g.square().sum()) for g in gradients) > 0
+    for _ in range(2):
+        direction = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
+        slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+        errors = [abs(slope - _difference(evaluate, parameters, direction, h)) / abs(slope) for h in (1e-5, 1e-6, 1e-7)]
+        assert min(errors) <= limit
+
+
+@torch.no_grad()
+def _difference(evaluate: Callable[[], Tensor], parameters: list[Tensor], direction: list[Tensor], h: float) -> float:
+    values = []
+    for sign in (1.0, -1.0):
+        for p, d in zip(parameters, direction, strict=True):
+            p.add_(sign * h * d)
+        values.append(float(evaluate()))
+        for p, d in zip(parameters, direction, strict=True):
+            p.sub_(sign * h * d)
+    return (values[0] - values[1]) / (2.0 * h)

@@ -16,8 +16,8 @@ access              as an input, an element reads   as an output, an element wri
 
 Memory of an array with `Item` or `Corners` access is [pack][item][component][lane], of one with `Planar` access
 [pack][component][item][lane]: environments (or, where one environment fills a pack, consecutive elements) lie side by
-side in lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with vectors
-as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
+side in lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with
+vectors as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
 """
 
 from __future__ import annotations

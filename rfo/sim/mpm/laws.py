@@ -11,14 +11,15 @@ from rfo.sim.mpm.material import Material
 from rfo.sim.mpm.model import Ground, MpmModel
 from rfo.sim.mpm.shapes import Distance
 from rfo.sim.mpm.tensor import full
-from rfo.sim.trace import exp, maximum, minimum, reverse, select, sqrt
+from rfo.sim.trace import clamp, exp, maximum, minimum, reverse, select, sqrt
 
-__all__ = ["FADING", "FRAME", "SHAPE", "distance_law", "node_law", "particle_law"]
+__all__ = ["FADED", "FADING", "FRAME", "SHAPE", "distance_law", "node_law", "particle_law"]
 
 FRAME = 13  # of a tool: position [m], unit quaternion (w, x, y, z), velocity [m/s], angular velocity [rad/s]
 SHAPE = 4
 FADING = 666.0  # of a tool's effect with distance [1/m]
-TINY = 1e-12  # [m²/s²], keeps the speed of what does not slip differentiable
+FADED = 0.06  # distance at which nothing is left of it, 1e-18 [m]: smaller numbers would underflow, which is slow
+SLIP = 1e-3  # speed below which friction fades to zero [m/s]
 
 
 def particle_law(material: Material, dt: float, dx: float) -> Law:
@@ -99,9 +100,9 @@ def collide(v: Any, node: Any, frame: Any, shape: Any, distance: Distance, frict
     relative = v - frame[7:10] - _cross(frame[10:13], arm)
     pressing = minimum(relative @ normal, 0.0)
     sliding = relative - pressing * normal
-    speed = sqrt(sliding @ sliding + TINY)
+    speed = sqrt(sliding @ sliding + SLIP**2)
     kept = maximum(1.0 + friction * pressing / speed, 0.0)
-    return v + exp(-FADING * maximum(d, 0.0)) * (kept * sliding - relative)
+    return v + exp(-FADING * clamp(d, 0.0, FADED)) * (kept * sliding - relative)
 
 
 def rotation(quaternion: Any) -> Any:
@@ -122,7 +123,7 @@ def _ground(v: Any, ground: Ground) -> Any:
         # Sticking, without a jump: what rises is let go over a range of speeds.
         kept = rising * rising / (rising * rising + ground.release_speed**2)
     else:
-        speed = sqrt(v[0] * v[0] + v[2] * v[2] + TINY)
+        speed = sqrt(v[0] * v[0] + v[2] * v[2] + SLIP**2)
         kept = maximum(1.0 + ground.friction * minimum(v[1], 0.0) / speed, 0.0)
     return np.array([kept * v[0], rising, kept * v[2]])
 

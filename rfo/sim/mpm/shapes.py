@@ -36,10 +36,7 @@ def rounded_box(point: Any, figures: Any) -> Any:
 
     Without half extents it is a sphere, with one a capsule, without a radius a box: one law for all of them.
     """
-    beyond = abs(point) - figures[:3]
-    outside = maximum(beyond, 0.0)
-    inside = minimum(maximum(maximum(beyond[0], beyond[1]), beyond[2]), 0.0)
-    return sqrt((outside * outside).sum() + EPSILON) + inside - figures[3]
+    return _box_distance(abs(point) - figures[:3]) - figures[3]
 
 
 def open_box(point: Any, figures: Any) -> Any:
@@ -49,17 +46,17 @@ def open_box(point: Any, figures: Any) -> Any:
     is pushed by the nearest of bottom and sides; what lies elsewhere meets the outer box.
     """
     half, wall = figures[:3], figures[3]
-    inner = abs(point) - half
-    sides = maximum(inner[0], inner[2])
-    bottom = -half[1] - point[1]
-    hollow = -maximum(sides, bottom)  # depth below the surface of bottom and sides, positive inside the hollow
-    slab = half + wall * np.array([1.0, 0.5, 1.0])
+    over = abs(point) - half
+    hollow = -_box_distance(np.array([over[0], -half[1] - point[1], over[2]]))
     centred = point + wall * np.array([0.0, 0.5, 0.0])
-    beyond = abs(centred) - slab
+    return maximum(_box_distance(abs(centred) - (half + wall * np.array([1.0, 0.5, 1.0]))), hollow)
+
+
+def _box_distance(beyond: Any) -> Any:
+    """Distance to a box, given how far a point lies beyond each pair of its faces."""
     outside = maximum(beyond, 0.0)
     inside = minimum(maximum(maximum(beyond[0], beyond[1]), beyond[2]), 0.0)
-    shell = sqrt((outside * outside).sum() + EPSILON) + inside
-    return maximum(shell, hollow)
+    return sqrt((outside * outside).sum() + EPSILON) + inside
 
 
 def sphere(radius: float) -> Shape:

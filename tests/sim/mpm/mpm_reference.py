@@ -93,7 +93,7 @@ def node_move(model: Any, dt: float, frame: Any = None) -> Callable[[Any, Any, A
         relative = v - frame[7:10] - np.cross(frame[10:13], arm)
         pressing = min(relative @ normal, 0.0)
         sliding = relative - pressing * normal
-        kept = max(1.0 + model.tool_friction * pressing / np.linalg.norm(sliding), 0.0)
+        kept = max(1.0 + model.tool_friction * pressing / np.sqrt(sliding @ sliding + 1e-6), 0.0)
         influence = np.exp(-666.0 * max(distance - radius, 0.0))
         return v + influence * (kept * sliding - relative)
 

@@ -25,6 +25,7 @@ HOLLOW = (0.18, 0.16, 0.22)  # of the box [m]
 WATER = (0.165, 0.1, 0.205)  # block at the beginning of an episode [m]
 START = (0.0, 0.28, 0.0)  # centre of the hollow [m]
 REACH = (0.15, 0.1, 0.15)  # largest distance of a target from where the water starts [m]
+SCALE = 5.0  # of positions in observations [1/m]
 SPILL_WIDTH = 0.006  # softness of the count [m]
 BLUE = linear_from_srgb([0.29, 0.56, 0.78])
 
@@ -95,12 +96,12 @@ class FluidMove(Task):
         return state_of(self.engine.step(matter_of(state), frames), joint=joint, target=state["target"])
 
     def observe(self, state: State) -> Observation:
-        """The box's place, the water's centre, the target and 250 of the particles."""
-        x = state["x"]
+        """The box's place, the water's centre, the target and 250 of the particles, in units of 0.2 m."""
+        x = SCALE * state["x"]
         return {
-            "joint": state["joint"],
+            "joint": SCALE * state["joint"],
             "com": x.mean(dim=1),
-            "target": state["target"],
+            "target": SCALE * state["target"],
             "points": x[:, self._seen],
         }
 

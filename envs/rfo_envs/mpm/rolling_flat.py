@@ -22,6 +22,7 @@ from rfo_envs.mpm.matter import matter_of, observed_points, particle_mesh, state
 __all__ = ["RollingFlat", "RollingFlatQuick"]
 
 BLOCK = (0.3, 0.125, 0.3)  # [m]
+SCALE = 5.0  # of positions in observations [1/m]
 FLOOR = 0.0625  # height of the floor in the reward's measure [m]: three cells of the full grid lie below it
 
 
@@ -93,9 +94,10 @@ class RollingFlat(Task):
         return state_of(self.engine.step(matter_of(state), frames), joint=joint)
 
     def observe(self, state: State) -> Observation:
-        """The pin's joints, the centre of mass and 250 of the particles."""
-        x = state["x"]
-        return {"joint": state["joint"], "com": x.mean(dim=1), "points": x[:, self._seen]}
+        """The pin's joints, the centre of mass and 250 of the particles, positions in units of 0.2 m."""
+        x, joint = SCALE * state["x"], state["joint"]
+        joint = torch.cat([SCALE * joint[:, :2], joint[:, 2:]], dim=1)
+        return {"joint": joint, "com": x.mean(dim=1), "points": x[:, self._seen]}
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
         """The published reward."""

@@ -147,7 +147,9 @@ class Law:
             access = self.inputs[name]
             if isinstance(access, (Fixed, Uniform)):
                 raise TypeError(f"{self.name}: {name!r} is shared by environments; make it an Item to differentiate it")
-            outputs[f"bar_{name}"] = replace(access, accumulate=True) if name in accumulate else access
+            if name in accumulate and isinstance(access, Item):
+                access = replace(access, accumulate=True)
+            outputs[f"bar_{name}"] = access
         inputs = {**self.inputs, **{f"bar_{name}": access for name, access in self.outputs.items()}}
 
         def function(**values: npt.NDArray[Any]) -> Values:

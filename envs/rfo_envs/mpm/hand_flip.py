@@ -71,7 +71,7 @@ class HandFlip(Task):
             threads=self.threads,
         )
         top = WRIST[1] + 0.5 * PALM[1] + 0.005
-        self._rest = torch.as_tensor(points + [0.01, top, 0.0]).to(self.device, self.dtype)
+        self._rest = torch.as_tensor(points + np.array([0.01, top, 0.0])).to(self.device, self.dtype)
         self.hand = Hand(WRIST, self._rest)
         seen = self.spec.observation_shapes["points"][0]
         self._seen = observed_points(len(points), seen, self.device)
@@ -102,7 +102,8 @@ class HandFlip(Task):
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
         """How far the two halves have come together."""
-        return ((self._apart - self.gap(next_state)) / self._apart).clamp(-1.0, 1.0)
+        closed: Tensor = (self._apart - self.gap(next_state)) / self._apart
+        return closed.clamp(-1.0, 1.0)
 
     def gap(self, state: State) -> Tensor:
         """Mean distance of mirrored particles [m], [N]."""

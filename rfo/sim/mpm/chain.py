@@ -34,14 +34,16 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     """Product of quaternions (w, x, y, z), [..., 4]."""
     w, u, w_b, u_b = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
     scalar = w * w_b - (u * u_b).sum(dim=-1, keepdim=True)
-    return torch.cat([scalar, w * u_b + w_b * u + torch.linalg.cross(*torch.broadcast_tensors(u, u_b))], dim=-1)
+    return torch.cat([scalar, w * u_b + w_b * u + torch.linalg.cross(u.expand_as(u_b), u_b)], dim=-1)
 
 
 def rotate(q: Tensor, v: Tensor) -> Tensor:
     """Vectors [..., 3] turned by unit quaternions [..., 4]."""
-    u, v = torch.broadcast_tensors(q[..., 1:], v)
-    twice = 2.0 * torch.linalg.cross(u, v)
-    return v + q[..., :1] * twice + torch.linalg.cross(u, twice)
+    w, u = q[..., :1], q[..., 1:]
+    u = u + torch.zeros_like(v)
+    twice = 2.0 * torch.linalg.cross(u, v + torch.zeros_like(u))
+    turned: Tensor = v + w * twice + torch.linalg.cross(u, twice)
+    return turned
 
 
 class Chain:

@@ -135,7 +135,7 @@ class MpmEngine(Physics):
             return torch.empty(n, *shape, dtype=self.dtype, device=self.device)
         components = torch.Size(shape[1:]).numel()
         planes = torch.empty(n, components, shape[0], dtype=self.dtype, device=self.device)
-        return planes.transpose(1, 2).unflatten(2, shape[1:])
+        return planes.transpose(1, 2).view(n, *shape)
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
         """Allocates the buffers of one control step."""

@@ -125,10 +125,9 @@ class GridOperation:
         ]
         if len(tools) > 1:
             for name, size, source in (("frame", FRAME, "tools_at"), ("shape", SHAPE, "SHAPES")):
-                lines += [
-                    f"V {name}_{i}; for (int l = 0; l < {lanes}; ++l) {name}_{i}[l] = {source}[nearest[l] * {size} + {i}];"
-                    for i in range(size)
-                ]
+                for i in range(size):
+                    fetch = f"{name}_{i}[l] = {source}[nearest[l] * {size} + {i}];"
+                    lines.append(f"V {name}_{i}; for (int l = 0; l < {lanes}; ++l) {fetch}")
             uniform = [*uniform, *near.uniform]  # of constants only: frames differ by lane
         else:
             lines += [f"const S frame_{i} = tools_at[{i}];" for i in range(FRAME)]

@@ -59,9 +59,9 @@ class MpmWorkspace(Workspace):
         self._flags = self._buffer(FLAGS)
         self.inputs = {**self._states[0], "flags": self._flags, "tools": self._tools, "figures": self._figures}
         self.outputs = {**last, "flags": self._flags}
-        self._shared = scratch._shared if scratch else self._allocate_shared()
+        self._shared: dict[str, Any] = scratch._shared if scratch else self._allocate_shared()
         if not transient:
-            self._bars = scratch._bars if scratch else self._allocate_bars(sizes)
+            self._bars: dict[str, Buffer] = scratch._bars if scratch else self._allocate_bars(sizes)
             self.bars = {name: self._bars[name] for name in engine.inputs}
 
     def _buffer(self, components: int) -> Buffer:

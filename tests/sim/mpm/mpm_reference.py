@@ -44,10 +44,7 @@ def substep(
 ) -> tuple[Any, Any, Any, Any]:
     """One substep; `move(momentum, mass, node)` is what happens to a node."""
     dx, origin = model.spacing, np.asarray(model.origin)
-    if f.ndim == 3:
-        f = (np.eye(3) + dt * c) @ f
-    else:
-        f = f * (1.0 + dt * np.trace(c, axis1=1, axis2=2))
+    f = (np.eye(3) + dt * c) @ f if f.ndim == 3 else f * (1.0 + dt * np.trace(c, axis1=1, axis2=2))
     f, tau = stress_of(f)
     affine = model.mass * c - dt * model.volume * 4.0 / dx**2 * tau
     cell = (x - origin) / dx

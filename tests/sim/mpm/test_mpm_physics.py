@@ -2,101 +2,39 @@
 
 from __future__ import annotations
 
-import math
-
 import mpm_reference as reference
 import numpy as np
 import pytest
 import torch
+from mpm_cases import COUNTS, MATERIALS, SIZE, STRESS, disturbed, frames, make
+from numpy.typing import NDArray
+from torch import Tensor
 
-from rfo.sim.mpm import (
-    Ground,
-    MpmEngine,
-    MpmModel,
-    MpmState,
-    capsule,
-    corotated,
-    lattice,
-    neo_hookean,
-    plasticine,
-    sand,
-    water,
-)
-
-COUNTS, SIZE = (6, 5, 6), (0.1, 0.08, 0.1)
-MATERIALS = {
-    "plasticine": plasticine(5000.0, 0.2, 50.0),
-    "water": water(1000.0, 0.3),
-    "corotated": corotated(5000.0, 0.2),
-    "neo_hookean": neo_hookean(5000.0, 0.2),
-    "sand": sand(5000.0, 0.2, 0.5),
-}
-STRESS = {
-    "plasticine": reference.plasticine_stress,
-    "water": reference.water_stress,
-    "corotated": reference.corotated_stress,
-    "neo_hookean": reference.neo_hookean_stress,
-}
-
-
-def make(material, *, tool=False, substeps=20, dt=5e-5, gravity=-90.0, dtype=torch.float64, **options):
-    points = lattice(COUNTS, SIZE)
-    figures = dict(density=1.0, spacing=1 / 48, nodes=(20, 16, 20), tool_friction=0.9, gravity=gravity)
-    figures["tools"] = (capsule(0.03, 0.1),) if tool else ()
-    model = MpmModel(
-        len(points),
-        math.prod(SIZE) / len(points),
-        material=material,
-        **{**figures, **options.pop("model", {})},
-    )
-    return MpmEngine(model, dt=dt, substeps=substeps, dtype=dtype, threads=1, **options)
-
-
-def disturbed(engine, *, lift=0.0, speed=0.5, n=1):
-    """Matter with random velocities and velocity gradients."""
-    generator = torch.Generator().manual_seed(1)
-
-    def normal(*shape):
-        return torch.randn(n, *shape, generator=generator, dtype=torch.float64)
-
-    points = torch.as_tensor(lattice(COUNTS, SIZE)) + torch.tensor([0.0, lift, 0.0])
-    count = len(points)
-    state = engine.at_rest((points + 1e-3 * normal(count, 3)).to(engine.dtype))
-    return state._replace(
-        v=(speed * normal(count, 3)).to(engine.dtype), c=(40.0 * speed * normal(count, 3, 3)).to(engine.dtype)
-    )
-
-
-def frames(engine, n=1):
-    """A capsule that presses into the block, turned about y and rolling."""
-    result = torch.zeros(n, engine.substeps, 1, 13, dtype=torch.float64)
-    for s in range(engine.substeps):
-        t = engine.dt * s
-        row = [0.01 + 0.4 * t, 0.1 - 0.3 * t, 0.0, math.cos(0.1), 0, math.sin(0.1), 0, 0.4, -0.3, 0.1, 0, 0, 3.0]
-        result[:, s, 0] = torch.tensor(row, dtype=torch.float64)
-    return result.to(engine.dtype)
+from rfo.sim.mpm import Ground, MpmState, lattice, sand
 
 
 @pytest.mark.parametrize("name", STRESS)
-def test_matches_a_reference_with_singular_values(name):
+def test_matches_a_reference_with_singular_values(name: str) -> None:
     """Twenty substeps with tool and ground equal a NumPy implementation that keeps F and decomposes it."""
     material = MATERIALS[name]
     engine = make(material, tool=True)
     state, tools = disturbed(engine), frames(engine)
     found = engine.step(state, tools)
+
+    def stress_of(f: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return STRESS[name](f, *material.parameters.values())
+
     x, v, c = (tensor[0].numpy().copy() for tensor in state[:3])
     f = np.ones(len(x)) if name == "water" else np.tile(np.eye(3), (len(x), 1, 1))
     for s in range(engine.substeps):
         move = reference.node_move(engine.model, engine.dt, tools[0, s, 0].numpy())
-        x, v, c, f = reference.substep(
-            x, v, c, f, engine.model, engine.dt, lambda f: STRESS[name](f, *material.parameters.values()), move
-        )
+        x, v, c, f = reference.substep(x, v, c, f, engine.model, engine.dt, stress_of, move)
     assert np.abs(found.x[0].numpy() - x).max() < 1e-9
     assert np.abs(found.v[0].numpy() - v).max() < 1e-7 * np.abs(v).max()
 
 
 @pytest.mark.parametrize("name", MATERIALS)
-def test_momentum_is_conserved(name):
+def test_momentum_is_conserved(name: str) -> None:
     """Without contact linear momentum changes by gravity alone and angular momentum about the centre not at all."""
     engine = make(MATERIALS[name], gravity=-9.81)
     state = disturbed(engine, lift=0.05)
@@ -105,10 +43,11 @@ def test_momentum_is_conserved(name):
     change = (after.v - state.v).mean(dim=1)[0]
     assert torch.allclose(change, torch.tensor([0.0, -9.81 * time, 0.0], dtype=torch.float64), atol=1e-12)
 
-    def spin(s):
+    def spin(s: MpmState) -> Tensor:
         arm = s.x - s.x.mean(dim=1, keepdim=True)
-        axial = torch.stack([s.c[..., 2, 1] - s.c[..., 1, 2], s.c[..., 0, 2] - s.c[..., 2, 0],
-                             s.c[..., 1, 0] - s.c[..., 0, 1]], dim=-1)
+        axial = torch.stack(
+            [s.c[..., 2, 1] - s.c[..., 1, 2], s.c[..., 0, 2] - s.c[..., 2, 0], s.c[..., 1, 0] - s.c[..., 0, 1]], dim=-1
+        )
         affine = 0.25 * engine.model.spacing**2 * axial
         return (torch.linalg.cross(arm, s.v) + affine).mean(dim=1)
 
@@ -116,7 +55,7 @@ def test_momentum_is_conserved(name):
     assert (spin(after) - spin(state)).abs().max() < 1e-6 * size
 
 
-def test_free_fall():
+def test_free_fall() -> None:
     """Undeformed matter falls as a point does, to round-off of the sum of substeps."""
     engine = make(MATERIALS["corotated"], gravity=-9.81)
     state = engine.at_rest(torch.as_tensor(lattice(COUNTS, SIZE))[None] + torch.tensor([0.0, 0.05, 0.0]))
@@ -126,7 +65,7 @@ def test_free_fall():
     assert torch.allclose(after.x - state.x, torch.tensor([0.0, fallen, 0.0], dtype=torch.float64), atol=1e-12)
 
 
-def test_mass_on_the_grid_is_exact():
+def test_mass_on_the_grid_is_exact() -> None:
     """The grid carries the particles' mass, whatever their places."""
     engine = make(MATERIALS["water"], store="control")
     state = disturbed(engine, lift=0.03)
@@ -138,19 +77,19 @@ def test_mass_on_the_grid_is_exact():
 
 
 @pytest.mark.parametrize("name", ["corotated", "neo_hookean"])
-def test_stress_is_the_derivative_of_an_energy(name):
+def test_stress_is_the_derivative_of_an_energy(name: str) -> None:
     """Along a path of deformations the stress power adds up to the change of the energy density."""
     material = MATERIALS[name]
     mu, lam = material.parameters.values()
     generator = np.random.default_rng(0)
     direction = 0.3 * generator.standard_normal((3, 3))
 
-    def energy(f):
+    def energy(f: NDArray[np.float64]) -> float:
         j = np.linalg.det(f)
         if name == "neo_hookean":
-            return 0.5 * mu * ((f * f).sum() - 3.0) - mu * np.log(j) + 0.5 * lam * np.log(j) ** 2
+            return float(0.5 * mu * ((f * f).sum() - 3.0) - mu * np.log(j) + 0.5 * lam * np.log(j) ** 2)
         sigma = np.linalg.svd(f)[1]
-        return mu * ((sigma - 1.0) ** 2).sum() + 0.5 * lam * (j - 1.0) ** 2
+        return float(mu * ((sigma - 1.0) ** 2).sum() + 0.5 * lam * (j - 1.0) ** 2)
 
     f, state, work, steps = np.eye(3), np.array(material.rest), 0.0, 2000
     for _ in range(steps):
@@ -164,7 +103,7 @@ def test_stress_is_the_derivative_of_an_energy(name):
     assert work == pytest.approx(energy(f), rel=1e-5)
 
 
-def test_plasticine_keeps_its_yield_limit():
+def test_plasticine_keeps_its_yield_limit() -> None:
     """After a strong shear the deviatoric Hencky strain lies on the yield surface."""
     material = MATERIALS["plasticine"]
     shear = np.zeros((3, 3))
@@ -177,7 +116,7 @@ def test_plasticine_keeps_its_yield_limit():
     assert norm == pytest.approx(50.0 / (2.0 * material.parameters["mu"]), rel=1e-9)
 
 
-def test_a_block_of_sand_spreads_and_comes_to_rest():
+def test_a_block_of_sand_spreads_and_comes_to_rest() -> None:
     """A column of sand without cohesion collapses, and rests on the ground afterwards."""
     engine = make(sand(2e4, 0.2, 0.5), substeps=100, dt=5e-5, gravity=-90.0, model={"ground": Ground(0.5)})
     state = engine.at_rest(torch.as_tensor(lattice(COUNTS, SIZE))[None])
@@ -189,7 +128,7 @@ def test_a_block_of_sand_spreads_and_comes_to_rest():
     assert float(state.v.norm(dim=-1).mean()) < 0.1
 
 
-def test_state_is_a_tuple_of_tensors():
+def test_state_is_a_tuple_of_tensors() -> None:
     """A step keeps shapes and does not write into its inputs."""
     engine = make(MATERIALS["water"])
     state = disturbed(engine, lift=0.05, n=3)

@@ -57,6 +57,7 @@ class MpmEngine(Physics):
         threads: Cores to use; None for all.
         store: What a step keeps for its adjoint (`rfo.sim.simulation.Simulation`).
         capture: Record schedules as graphs.
+        parameter_gradients: Carry gradients to the particles' masses, volumes and material parameters too.
     """
 
     outputs = ("x", "v", "c", "s", "flags")
@@ -73,6 +74,7 @@ class MpmEngine(Physics):
         threads: int | None = None,
         store: Store = "auto",
         capture: bool = True,
+        parameter_gradients: bool = False,
     ) -> None:
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
@@ -93,18 +95,24 @@ class MpmEngine(Physics):
         self.vector = lanes_for(name, cuda=False)
         self.particle = Kernel(law, name, self.vector)
         carried = {key: access for key, access in law.outputs.items() if key != "reach"}
-        self.particle_adjoint = Kernel(replace(law, outputs=carried).adjoint(["c", "s"]), name, self.vector)
+        wrt = ["c", "s", *(["figures"] if parameter_gradients else [])]
+        self.particle_adjoint = Kernel(
+            replace(law, outputs=carried).adjoint(wrt, accumulate=["figures"]), name, self.vector
+        )
+        self.parameter_gradients = parameter_gradients
         self.transfers = Transfers(model, name, dt, self.stride, model.node_count)
         self.grid = GridOperation(model, name, dt)
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
 
-    def step(self, state: MpmState, tools: Tensor | None = None) -> MpmState:
+    def step(self, state: MpmState, tools: Tensor | None = None, figures: Tensor | None = None) -> MpmState:
         """Advances by one control step of `substeps` substeps.
 
         Args:
             state: State before the step.
             tools: Position, unit quaternion (w, x, y, z), velocity and angular velocity of each tool in each substep,
                 shape [N, substeps, tool_count, 13].
+            figures: Mass [kg], volume [m³] and material parameters of each particle, in the order of
+                `Material.parameters`, shape [N, particle_count, 2 + parameter_count]; those of the model unless given.
 
         Raises:
             MpmLimitError: Matter left the domain, or was strained further in a substep than its law allows.
@@ -114,7 +122,11 @@ class MpmEngine(Physics):
             tools = state.x.new_zeros(n, *self.inputs["tools"])
         if tools.shape[1:] != self.inputs["tools"]:
             raise UsageError(f"tools have shape {tuple(tools.shape)}, expected [N, *{self.inputs['tools']}]")
-        inputs = {**state._asdict(), "flags": state.x.new_zeros(n, FLAGS), "tools": tools, "figures": self._figures(n)}
+        if figures is None:
+            figures = self.figures.expand(n, self.model.particle_count, -1)
+        elif figures.requires_grad and not self.parameter_gradients:
+            raise UsageError("figures require a gradient; build the engine with parameter_gradients=True")
+        inputs = {**state._asdict(), "flags": state.x.new_zeros(n, FLAGS), "tools": tools, "figures": figures}
         result = self._simulation.step(inputs)
         require_limits(result["flags"], self.model)
         return MpmState(result["x"], result["v"], result["c"], result["s"])
@@ -143,10 +155,8 @@ class MpmEngine(Physics):
         return MpmWorkspace(self, packs, scratch, transient)
 
     @cached_property
-    def _one_figure(self) -> Tensor:
+    def figures(self) -> Tensor:
+        """Mass, volume and material parameters of every particle, as the model gives them."""
         model = self.model
         row = [model.mass, model.volume, *model.material.parameters.values()]
         return torch.tensor(row, dtype=self.dtype, device=self.device)
-
-    def _figures(self, n: int) -> Tensor:
-        return self._one_figure.expand(n, self.model.particle_count, -1)

@@ -329,7 +329,7 @@ _SCATTER_ADJOINT = """
             bar_f[d] -= AT(a, 3 * c + d) * bar_q;
         }
     }
-    AT(bar_mass, 0) = bar_mass;
+    AT(bar_figures, 0) += bar_mass;
     for (int d = 0; d < 3; ++d) AT(bar_x, d) += PER_DX * bar_f[d];
 }
 """
@@ -371,8 +371,8 @@ class Transfers:
 
     @cached_property
     def scatter_adjoint(self) -> Any:
-        """Adjoint of `scatter`: bar_grid, x, v, a, figures → bar_v, bar_a, bar_mass; added to bar_x."""
-        names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_mass"]
+        """Adjoint of `scatter`: bar_grid, x, v, a, figures → bar_v, bar_a; adds to bar_x and bar_figures."""
+        names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures"]
         return self._kernel("scatter_adjoint", names, "", "", _SCATTER_ADJOINT)
 
     def _kernel(self, name: str, arrays: list[str], first: str, cleared: str, loop: str) -> Any:

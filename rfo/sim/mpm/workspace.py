@@ -73,7 +73,7 @@ class MpmWorkspace(Workspace):
         engine, nodes = self._engine, self._engine.model.node_count + 16
         shared = {name: self._buffer(4 * nodes).array for name in ("grid", "velocity", "bar_grid")}
         shared["a"], shared["reach"] = (Planes(self._packs, size, engine).array for size in (9, 1))
-        shared["bar_a"], shared["bar_mass"] = (Planes(self._packs, size, engine).array for size in (9, 1))
+        shared["bar_a"] = Planes(self._packs, 9, engine).array
         shared["box"] = wp.zeros((self._packs, BOX), dtype=wp.int32, device=self._device)
         return shared
 
@@ -141,7 +141,7 @@ class MpmWorkspace(Workspace):
             self._launch(engine.transfers.gather_adjoint, names, {**arrays, "grid": arrays["velocity"]})
             tools = ["tools", "bar_tools"] if engine.model.tools else []
             self._launch(engine.grid.adjoint, ["grid", "bar_grid", *tools, "box"], arrays)
-            names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_mass", "box"]
+            names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures", "box"]
             self._launch(engine.transfers.scatter_adjoint, names, arrays)
             elements = engine.stride // engine.vector
             engine.particle_adjoint.launch(arrays, elements=elements, packs=self._packs, device=self._device)

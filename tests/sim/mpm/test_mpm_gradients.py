@@ -78,6 +78,34 @@ def test_gradients_in_contact(name: str, friction: float | None) -> None:
     assert max(errors.values()) < 1e-4, errors
 
 
+@pytest.mark.parametrize("name", MATERIALS)
+def test_gradients_to_material_parameters(name: str) -> None:
+    """Mass, volume and every parameter of every particle have a gradient, equal to differences, where asked for."""
+    engine = make(MATERIALS[name], tool=True, parameter_gradients=True)
+    state, tools = disturbed(engine), frames(engine)
+    figures = engine.figures.expand(1, engine.model.particle_count, -1)
+    loss = loss_of(engine, 1, True)
+    generator = torch.Generator().manual_seed(4)
+
+    def of(figures: Tensor) -> Tensor:
+        after = engine.step(engine.step(state, tools, figures), tools, figures)
+        return loss(*after, tools)
+
+    leaf = figures.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(of(leaf), leaf)
+    for k in range(figures.shape[2]):
+        along = torch.zeros_like(figures)
+        along[..., k] = figures[..., k] * torch.randn(figures.shape[1], generator=generator, dtype=torch.float64)
+        exact = float((gradient * along).sum())
+        errors = []
+        for h in (1e-4, 1e-5, 1e-6):
+            difference = float(of(figures + h * along) - of(figures - h * along)) / (2 * h)
+            errors.append(abs(difference - exact) / abs(exact))
+        assert min(errors) < 1e-5, (k, errors)
+    with pytest.raises(UsageError, match="parameter_gradients"):
+        make(MATERIALS[name], tool=True).step(state, tools, leaf)
+
+
 def test_several_tools_act_each_where_it_is_nearest() -> None:
     """Two boxes at the two ends: each has its gradient, equal to differences."""
     tools = (box((0.04, 0.04, 0.2), 0.01), box((0.04, 0.04, 0.2), 0.005))

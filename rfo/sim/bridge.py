@@ -49,6 +49,14 @@ class Buffer:
         part.tensor = self.tensor[:, :components]
         return part
 
+    def entries(self, components: int, first: int, count: int) -> Buffer:
+        """Some of the entries of `components` each, in the same memory; kernels see those after `first` too."""
+        part = copy(self)
+        packs, _, lanes = self.tensor.shape
+        part.tensor = self.tensor[:, first * components : (first + count) * components]
+        part.array = wp.from_torch(self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False)
+        return part
+
     @property
     def nbytes(self) -> int:
         """Size in memory [B]."""

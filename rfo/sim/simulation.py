@@ -62,6 +62,8 @@ class Physics(ABC):
         device: Torch device.
         dtype: Scalar type.
         lanes: Environments per pack.
+        packs_per_run: Packs that a CPU core works through in one launch: one where a pack fills its cache, many where
+            a launch would otherwise cost more than the physics.
     """
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -69,6 +71,7 @@ class Physics(ABC):
     device: torch.device
     dtype: torch.dtype
     lanes: int
+    packs_per_run: int = 1
 
     def empty(self, n: int, name: str) -> Tensor:
         """Allocates a tensor [n, *shape] of one of the inputs, in the memory order that its buffer copies fastest.
@@ -233,9 +236,11 @@ class Simulation:
     def _runs(self, n: int) -> list[tuple[_Core, slice]]:
         """Which environments run together, and on which core.
 
-        A CPU core works through one pack at a time, which stays in its cache; a GPU takes all packs at once.
+        A CPU core works through its share in runs of `packs_per_run`; a GPU takes all packs at once.
         """
-        packs = -(-n // self.physics.lanes) if self.physics.device.type == "cuda" else 1
+        packs = -(-n // self.physics.lanes)
+        if self.physics.device.type != "cuda":
+            packs = min(-(-packs // self.threads), self.physics.packs_per_run)
         if packs not in self._cores:
             self._cores[packs] = [_Core(self.physics, packs, self._capture) for _ in range(self.threads)]
         cores, size = self._cores[packs], packs * self.physics.lanes

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from rfo.sim.kernel import Planar, Statements, lanes_for, native_kernel, statements
+from rfo.sim.emit import FLUSH_DENORMALS, Statements, native_kernel, statements
+from rfo.sim.kernel import Planar, lanes_for
 from rfo.sim.mpm.laws import FADING, FRAME, SHAPE, distance_law, node_law
 from rfo.sim.mpm.model import MpmModel
 
@@ -16,16 +17,16 @@ __all__ = ["GridOperation"]
 
 _LOOP = """
 typedef S W __attribute__((ext_vector_type({wide}), aligned({size})));
-typedef int I __attribute__((ext_vector_type({lanes})));
+typedef int Index __attribute__((ext_vector_type({lanes})));
 const int stride_k = box_at[5], stride_j = box_at[4], count = box_at[3] * stride_j * stride_k;
 const S per_k = S(1) / (S)stride_k, per_j = S(1) / (S)stride_j;
 {before}
 for (int e = 0; e < count; e += {lanes}) {{
-    I k = e + (I){{{counting}}};
-    const I ij = __builtin_convertvector((__builtin_convertvector(k, V) + S(.5)) * per_k, I);
+    Index k = e + (Index){{{counting}}};
+    const Index ij = __builtin_convertvector((__builtin_convertvector(k, V) + S(.5)) * per_k, Index);
     k -= ij * stride_k;
-    const I i = __builtin_convertvector((__builtin_convertvector(ij, V) + S(.5)) * per_j, I);
-    const I j = ij - i * stride_j;
+    const Index i = __builtin_convertvector((__builtin_convertvector(ij, V) + S(.5)) * per_j, Index);
+    const Index j = ij - i * stride_j;
     const V node_0 = S({origin[0]!r}) + S({dx!r}) * __builtin_convertvector(i + box_at[0], V);
     const V node_1 = S({origin[1]!r}) + S({dx!r}) * __builtin_convertvector(j + box_at[1], V);
     const V node_2 = S({origin[2]!r}) + S({dx!r}) * __builtin_convertvector(k + box_at[2], V);
@@ -111,7 +112,7 @@ class GridOperation:
         prelude = [*near.prelude, *(line for line in free.prelude if line not in near.prelude)]
         prelude += [line for line in measured.prelude if line not in prelude]
         reach = -math.log({"float32": 2.0**-25, "float64": 2.0**-54}[self.dtype]) / FADING
-        lines = ["I nearest = 0;", "V least = S(1e30);", f"for (int t = 0; t < {len(tools)}; ++t) {{"]
+        lines = ["Index nearest = 0;", "V least = S(1e30);", f"for (int t = 0; t < {len(tools)}; ++t) {{"]
         lines += [f"const S frame_{i} = tools_at[t * {FRAME} + {i}];" for i in range(FRAME)]
         lines += [f"const S shape_{i} = SHAPES[t * {SHAPE} + {i}];" for i in range(SHAPE)]
         lines += [*measured.uniform, *measured.body, f"const V found = {measured.results['distance'][0]};"]
@@ -166,7 +167,7 @@ class GridOperation:
         ]
         types = [line for line in before if line.startswith("typedef")]
         rest = [line for line in before if not line.startswith("typedef")]
-        return native_kernel(name, tuple(parameters), "\n".join([*types, *rest, *head, loop]))
+        return native_kernel(name, tuple(parameters), "\n".join([FLUSH_DENORMALS, *types, *rest, *head, loop]))
 
     def _split(self, source: str, name: str) -> list[str]:
         """Lines that turn the vector [node][4] `source` into one vector per component."""

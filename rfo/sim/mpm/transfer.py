@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rfo.sim.kernel import native_kernel
+from rfo.sim.emit import FLUSH_DENORMALS, native_kernel
 from rfo.sim.mpm.model import MpmModel
 
 __all__ = ["BOX", "FLAGS", "Transfers"]
@@ -395,4 +395,6 @@ class Transfers:
         parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
             ("box", "wp.array2d(dtype=wp.int32)")
         ]
-        return native_kernel(f"mpm_{name}", tuple(parameters), types + "\n".join(pointers) + body)
+        return native_kernel(
+            f"mpm_{name}", tuple(parameters), f"{FLUSH_DENORMALS}\n{types}" + "\n".join(pointers) + body
+        )

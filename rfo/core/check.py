@@ -283,13 +283,15 @@ def _check_seed(task: Task, n: int, seed: int) -> Check:
             torch.manual_seed(global_seed)
             results.append(_rollout(task, task.initial_state(seeded(task, seed), n), actions))
     figure, where = _relative_difference(results[0], results[1])
-    message = "the same seed gives the same episode, bit for bit"
-    if figure > 0.0:
+    # A GPU adds atomically, in no fixed order: there the same seed means the same episode up to rounding.
+    limit = 0.0 if task.device.type == "cpu" else 1e-9
+    message = "the same seed gives the same episode" + (", bit for bit" if limit == 0.0 else " up to rounding")
+    if figure > limit:
         message = (
             f"the same seed gives different {where!r}; draw all randomness from the generator of initial_state(), "
             "and keep nothing of the state inside the task"
         )
-    return Check("same seed, same state", figure == 0.0, figure, 0.0, message)
+    return Check("same seed, same state", figure <= limit, figure, limit, message)
 
 
 def _check_batch(task: Task, n: int, seed: int) -> Check:

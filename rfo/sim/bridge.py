@@ -28,6 +28,8 @@ def scalar_name(dtype: torch.dtype) -> str:
 
 def warp_device(device: torch.device) -> Any:
     """The Warp device that shares memory with a torch device."""
+    if device.type == "cuda" and device.index is None:  # "cuda" means the current one
+        device = torch.device("cuda", torch.cuda.current_device())
     return wp.device_from_torch(device)
 
 

@@ -168,7 +168,7 @@ def soft_starfish() -> SoftBody:
         fiber = np.stack([np.cos(heading), 0.0 * heading, np.sin(heading)], axis=1)
         return np.where(np.hypot(x, z) > 0.15, 2 * arm + (y < 0.11), -1), fiber
 
-    return body_from_surface(trimesh.load(path), pitch=0.0525, density=1000.0, paint=paint)
+    return body_from_surface(trimesh.load(path), pitch=0.0525, density=1000.0, paint=paint, smoothing=4)
 
 
 BODIES: dict[str, Callable[[], SoftBody]] = {

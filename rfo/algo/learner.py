@@ -20,7 +20,7 @@ from rfo.data.horizon import EpisodeReturns, Sampler, Window, collect_window
 from rfo.policy.latent import LatentPolicy
 from rfo.policy.normalize import Normalization, RunningNormalizer
 
-__all__ = ["Figures", "Learner", "LearnerConfig", "Stopwatch", "require", "require_gradients"]
+__all__ = ["Figures", "Learner", "LearnerConfig", "Stopwatch", "has_widths", "require", "require_gradients"]
 
 Figures = dict[str, Tensor | float]
 """Figures to log, by name."""
@@ -64,7 +64,7 @@ class LearnerConfig:
         require(self, positive, lambda value: value > 0, "must be positive")
         require(self, ("weight_decay",), lambda value: value >= 0, "must not be negative")
         require(self, ("gamma",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
-        require(self, ("actor_hidden",), len, "needs at least one width")
+        require(self, ("actor_hidden",), has_widths, "needs widths of at least 1")
 
 
 def require(config: Any, names: Sequence[str], holds: Callable[[Any], Any], rule: str) -> None:
@@ -76,6 +76,11 @@ def require(config: Any, names: Sequence[str], holds: Callable[[Any], Any], rule
     for name in names:
         if not holds(getattr(config, name)):
             raise UsageError(f"algo.{name} {rule}, got {getattr(config, name)}")
+
+
+def has_widths(hidden: tuple[int, ...]) -> bool:
+    """Whether these are the widths of at least one hidden layer."""
+    return bool(hidden) and min(hidden) >= 1
 
 
 def require_gradients(spec: TaskSpec, name: str) -> None:

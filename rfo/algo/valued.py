@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from rfo.algo.learner import Learner, LearnerConfig, require
+from rfo.algo.learner import Learner, LearnerConfig, has_widths, require
 from rfo.algo.value_fit import ValueFit
 from rfo.core.task import TaskSpec
 from rfo.policy.critics import TwinCritic
@@ -47,7 +47,7 @@ class ValuedConfig(LearnerConfig):
         require(self, ("critic_lr",), lambda value: value > 0, "must be positive")
         require(self, ("lam",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         require(self, ("target_mix",), lambda value: 0 <= value < 1, "must lie in [0, 1)")
-        require(self, ("critic_hidden",), len, "needs at least one width")
+        require(self, ("critic_hidden",), has_widths, "needs widths of at least 1")
 
 
 ValuedT = TypeVar("ValuedT", bound=ValuedConfig)

@@ -14,6 +14,7 @@ import torch
 
 from rfo.core import registry
 from rfo.core.errors import SimulationDivergedError, UsageError
+from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
 from rfo.train.algorithms import Algorithm, VariableHorizon, make_algorithm
@@ -63,7 +64,6 @@ class _Counters:
 def build(experiment: Experiment) -> tuple[Task, Algorithm]:
     """Builds the task and the algorithm of an experiment, in float32."""
     config = experiment.config
-    _require_device(config.device)
     # Matrices of low-dimensional learners are small: one thread runs them fastest. The engine's threads are its own.
     wide = any(len(shape) > 1 for shape in registry.spec(config.env).observation_shapes.values())
     torch.set_num_threads(config.threads or available_cores() if wide else 1)
@@ -85,10 +85,20 @@ def load_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Ex
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} holds no config.yaml; give the folder of a run that `rfo train` made")
     experiment = load_experiment(str(run_dir / "config.yaml"), overrides)
+    require_machine(experiment.config.device, experiment.config.threads)
     checkpoint = load_checkpoint(run_dir, experiment.config.device)
     task, algorithm = build(experiment)
-    algorithm.load_state_dict(checkpoint["algorithm"])
+    _restore_algorithm(algorithm, checkpoint, run_dir)
     return experiment, task, algorithm
+
+
+def _restore_algorithm(algorithm: Algorithm, checkpoint: dict[str, Any], run_dir: Path) -> None:
+    try:
+        algorithm.load_state_dict(checkpoint["algorithm"])
+    except (KeyError, RuntimeError, ValueError) as error:  # other networks than those that were saved
+        raise UsageError(
+            f"the checkpoint in {run_dir} does not fit its config.yaml; restore the config it was trained with"
+        ) from error
 
 
 class Trainer:
@@ -109,6 +119,7 @@ class Trainer:
             raise UsageError(
                 f"{run_dir} already holds a run; continue it with --resume {run_dir} or give a new --run-dir"
             )
+        require_machine(experiment.config.device, experiment.config.threads)
         checkpoint = load_checkpoint(run_dir, experiment.config.device) if resume else None
         self.task, self.algorithm = build(experiment)
         config = experiment.config
@@ -119,7 +130,10 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the run's folder {run_dir}: {error.strerror}") from error
         save_experiment(experiment, run_dir / "config.yaml")
         (run_dir / "versions.json").write_text(json.dumps(versions(config.threads), indent=2) + "\n", encoding="utf-8")
 
@@ -162,8 +176,13 @@ class Trainer:
         save_atomically(content, self.run_dir / "checkpoint.pt")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        self.algorithm.load_state_dict(checkpoint["algorithm"])
+        _restore_algorithm(self.algorithm, checkpoint, self.run_dir)
         env_state = checkpoint["env"]
+        if len(env_state["elapsed"]) != self.env.n:
+            raise UsageError(
+                f"the checkpoint in {self.run_dir} has {len(env_state['elapsed'])} environments, its config.yaml says "
+                f"{self.env.n}; restore the config it was trained with"
+            )
         # Generators keep their state on the CPU whatever the device.
         self.env.load_state_dict({**env_state, "generator": env_state["generator"].cpu()})
         torch.set_rng_state(checkpoint["rng"].cpu())
@@ -233,12 +252,3 @@ class Trainer:
         elif "episode_return" in row:
             parts.append(f"return {row['episode_return']:.1f}")
         return "  ".join([*parts, f"{row['env_steps_per_s']:.0f} steps/s"])
-
-
-def _require_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"device {device!r} is not known to torch; try cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} is not there: torch sees no CUDA device; try --device cpu")

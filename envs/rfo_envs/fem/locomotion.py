@@ -160,6 +160,10 @@ class SoftLocomotion(Task):
         """Vertical part of the body's up axis: 1 upright, 0 on its side."""
         return {"up": self._axes(self._probes(state["x"]))[:, 0, 1]}
 
+    def physics_operations(self) -> tuple[float, float]:
+        """The engine's arithmetic."""
+        return self.engine.operations()
+
     def scene(self, state: State, index: int) -> Scene:
         """The body's surface, lit up by its muscles."""
         return soft_scene(self.model, state, index, state["muscle"])

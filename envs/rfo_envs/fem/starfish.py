@@ -25,5 +25,6 @@ class SoftStarfish(SoftLocomotion):
     spec = locomotion_spec("soft-starfish", muscles=10, landmarks=LANDMARKS)
     body = "soft_starfish"
     landmarks = LANDMARKS
-    # Hundreds of vertices share the weight: each spring is soft, and sets in gently.
-    flesh = Flesh(contact=FemContact(stiffness=4000.0, damping=1.0, friction=0.9, ramp=0.002))
+    # Hundreds of vertices share the weight: each spring is soft, and sets in gently. Whole arms are muscle: little
+    # strength moves them, and more turns tetrahedra inside out.
+    flesh = Flesh(strength=1.5e4, contact=FemContact(stiffness=4000.0, damping=1.0, friction=0.9, ramp=0.002))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -213,19 +213,32 @@ def _piece_of(cells: Ints) -> Ints:
 
 
 def _rounded(vertices: Floats, tets: Ints, rounds: int) -> Floats:
-    """Rounds off the boundary's steps; vertices of tetrahedra that would lose too much volume stay where they are."""
+    """Rounds off the boundary's steps; vertices of tetrahedra that would lose too much volume move less."""
     faces = tets[:, [[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]]].reshape(-1, 3)
     _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
     boundary = faces[first[count == 1]]
-    edges = np.unique(np.sort(boundary[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-    edges = np.concatenate([edges, edges[:, ::-1]])
+    outer = np.zeros(len(vertices), dtype=bool)
+    outer[boundary] = True
+    # Boundary vertices follow their neighbours on the boundary, inner ones all: the lattice gives way evenly.
+    edges = np.concatenate(
+        [boundary[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), tets[:, list(combinations(range(4), 2))].reshape(-1, 2)]
+    )
+    edges = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
+    on_boundary = {tuple(edge) for edge in np.sort(boundary[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)).tolist()}
+    follows = [not outer[a] or tuple(sorted((a, b))) in on_boundary for a, b in edges.tolist()]
+    edges = edges[follows]
     degree = np.bincount(edges[:, 0], minlength=len(vertices))[:, None]
     least = LEAST_SHARE * np.linalg.det(vertices[tets][:, 1:] - vertices[tets][:, :1]).min()
     for _ in range(rounds):
         total = np.zeros_like(vertices)
         np.add.at(total, edges[:, 0], vertices[edges[:, 1]])
-        moved = np.where(degree > 0, 0.5 * vertices + 0.5 * total / np.maximum(degree, 1), vertices)
-        while len(bad := np.flatnonzero(np.linalg.det(moved[tets][:, 1:] - moved[tets][:, :1]) < least)):
-            moved[tets[bad]] = vertices[tets[bad]]  # each turn moves vertices back, so that it comes to an end
-        vertices = moved
+        step, share = 0.5 * (total / np.maximum(degree, 1) - vertices), np.ones_like(degree, dtype=np.float64)
+        while len(bad := _below(vertices + share * step, tets, least)):
+            share[tets[bad]] = np.where(share[tets[bad]] > 0.1, 0.5 * share[tets[bad]], 0.0)
+        vertices = vertices + share * step
     return vertices
+
+
+def _below(vertices: Floats, tets: Ints, least: float) -> Ints:
+    """Tetrahedra whose determinant is less than the least allowed."""
+    return np.flatnonzero(np.linalg.det(vertices[tets][:, 1:] - vertices[tets][:, :1]) < least)

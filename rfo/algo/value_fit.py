@@ -94,10 +94,8 @@ class ValueFit:
             loss, value, aim = self._run_epoch(predict, select_rows(observation, order), target[order])
             loss_sum += loss
             if not figures:  # of the first minibatch: nothing has been learnt from this window yet
-                figures["value_mean"] = value.mean()
-                figures["explained_variance"] = 1.0 - (aim - value).var(correction=0) / aim.var(correction=0).clamp(
-                    min=1e-12
-                )
+                left, whole = (aim - value).var(correction=0), aim.var(correction=0)
+                figures |= {"value_mean": value.mean(), "explained_variance": 1.0 - left / whole.clamp(min=1e-12)}
         self._average()
         return {"critic_loss": loss_sum / self.epochs, **figures}
 

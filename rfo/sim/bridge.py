@@ -72,8 +72,9 @@ class Buffer:
         self.tensor.copy_(rows.reshape(packs, lanes, components).transpose(1, 2))
 
     def store(self, target: Tensor) -> None:
-        """Writes the lanes into a [n, components] view, ignoring lanes past n."""
+        """Writes the lanes into a [n, ...] tensor, ignoring lanes past n."""
         packs, components, lanes = self.tensor.shape
+        target = target.view(len(target), components)
         rows = self.tensor.transpose(1, 2)
         if packs == 1:
             target.copy_(rows[0, : len(target)])

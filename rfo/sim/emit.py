@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import warp as wp
 
-from rfo.sim.law import Access, Corners, Fixed, Item, Law, Single, Table, Uniform
+from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table, Uniform
 from rfo.sim.trace import OPERATIONS, Expr, topological
 from rfo.sim.vector_math import FUNCTIONS, lane_functions, scalar_functions
 
-__all__ = ["CPU_COMPILER_FLAGS", "Source", "native_kernel"]
+__all__ = ["CPU_COMPILER_FLAGS", "FLUSH_DENORMALS", "Source", "Statements", "native_kernel", "statements"]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
@@ -69,6 +70,17 @@ class Source:
         counted = OPERATIONS.keys() - {"neg", "detach", "lookup"}
         return sum(node.op in counted and node not in self.uniform for node in nodes)
 
+    def statements(self) -> Statements:
+        """The law without its data movement."""
+        list(self._loads())  # names the inputs
+        lines = list(self._statements())
+        return Statements(
+            prelude=tuple(line for line in self._prelude() if not line.startswith("const int ")),
+            uniform=tuple(line for line in lines if line.startswith("const S ")),
+            body=tuple(line for line in lines if not line.startswith("const S ")),
+            results={name: tuple(self.names[x] for x in values.flat) for name, values in self.outputs.items()},
+        )
+
     def _prelude(self) -> list[str]:
         scalar = {"float32": "wp::float32", "float64": "wp::float64"}[self.dtype]
         used = {node.op for values in self.outputs.values() for node in topological(values.flat)}
@@ -109,6 +121,8 @@ class Source:
         if isinstance(access, Corners):
             corner, component = divmod(i, access.components)
             return f"{name}_at + ({access.index}_at[{corner}] * {access.components} + {component}) * {self.lanes}"
+        if isinstance(access, Planar):
+            return f"{name}_at + ({i} * element_count + e) * {self.lanes}"
         first = f"{i}" if isinstance(access, Single) else f"(e * {access.components} + {i})"
         return f"{name}_at + {first} * {self.lanes}"
 
@@ -165,6 +179,31 @@ class Source:
                     yield f"atomicAdd({place}, {self.names[node]});"
                 else:
                     yield f"*(V*)({place}) {'+=' if adds else '='} {self.names[node]};"
+
+
+@dataclass(frozen=True)
+class Statements:
+    """A law printed for use inside a hand-written native loop, on CPU vectors.
+
+    The loop declares every input component as `<name>_<i>`: a scalar S where its access is shared by the elements, a
+    vector V of lanes elsewhere.
+
+    Attributes:
+        prelude: Types S and V and the functions of lanes.
+        uniform: Statements on scalars, to stand before the loop.
+        body: Statements on vectors, to stand inside it.
+        results: Expressions of the results' components, by name.
+    """
+
+    prelude: tuple[str, ...]
+    uniform: tuple[str, ...]
+    body: tuple[str, ...]
+    results: Mapping[str, tuple[str, ...]]
+
+
+def statements(law: Law, dtype: str, lanes: int) -> Statements:
+    """Prints a law without its data movement."""
+    return Source(law, dtype, lanes, cuda=False).statements()
 
 
 @cache

@@ -1,8 +1,9 @@
 """From a law to a native kernel over lane packs.
 
-Memory of an array with `Item` or `Corners` access is [pack][item][component][lane]: environments lie side by side in
-lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with vectors
-as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
+Memory of an array with `Item` or `Corners` access is [pack][item][component][lane], of one with `Planar` access
+[pack][component][item][lane]: environments (or, where one environment fills a pack, consecutive elements) lie side by
+side in lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with
+vectors as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import warp as wp
 
 from rfo.sim.emit import CPU_COMPILER_FLAGS, Source, native_kernel
-from rfo.sim.law import Access, Corners, Fixed, Item, Law, Single, Table, Uniform
+from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table, Uniform
 
 __all__ = [
     "Access",
@@ -23,6 +24,7 @@ __all__ = [
     "Item",
     "Kernel",
     "Law",
+    "Planar",
     "Single",
     "Table",
     "Uniform",

@@ -7,6 +7,7 @@ dual, so that the adjoint of a law is again a law:
 access              as an input, an element reads   as an output, an element writes
 ==================  ==============================  ===============================
 `Item`              its own entry                   its own entry (= or, accumulated, +=)
+`Planar`            the same, components apart      the same
 `Corners`           the entries of its corners      adds to the entries of its corners
 `Single`            its environment's only entry    its environment's only entry
 `Fixed`             constants of its own            never
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ import numpy.typing as npt
 
 from rfo.sim.trace import constant, reverse, symbol
 
-__all__ = ["Access", "Corners", "Fixed", "Item", "Law", "Order", "Single", "Table", "Uniform", "Values"]
+__all__ = ["Access", "Corners", "Fixed", "Item", "Law", "Order", "Planar", "Single", "Table", "Uniform", "Values"]
 
 Order = Literal["any", "forward", "backward"]
 
@@ -56,6 +57,11 @@ class Item(Access):
     """The element's own entry; `accumulate` adds instead of storing when written."""
 
     accumulate: bool = False
+
+
+@dataclass(frozen=True)
+class Planar(Item):
+    """The element's own entry of an array that holds each component of all elements together."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,8 @@ class Law:
             access = self.inputs[name]
             if isinstance(access, (Fixed, Uniform)):
                 raise TypeError(f"{self.name}: {name!r} is shared by environments; make it an Item to differentiate it")
-            if isinstance(access, Single) or name in accumulate:
-                access = (Single if isinstance(access, Single) else Item)(access.shape, True)
+            if isinstance(access, Single) or (isinstance(access, Item) and name in accumulate):
+                access = replace(access, accumulate=True)
             outputs[f"bar_{name}"] = access
         inputs = {**self.inputs, **{f"bar_{name}": access for name, access in self.outputs.items()}}
 

@@ -73,6 +73,16 @@ def _has(source: Any, numeric: str) -> bool:
 
 def _unsupported(source: Any) -> Iterator[str]:
     """Names every element that acts on the bodies and that the engine does not have."""
+    yield from _unsupported_constraints(source)
+    yield from _unsupported_joints(source)
+    yield from _unsupported_geoms(source)
+    for i in range(source.nu):
+        yield from _unsupported_actuator(source, i)
+    if source.opt.density or source.opt.viscosity:
+        yield "a medium (option density or viscosity)"
+
+
+def _unsupported_constraints(source: Any) -> Iterator[str]:
     for i in range(source.ntendon):
         # A tendon that only measures its length moves nothing.
         acts = ("stiffness", "damping", "frictionloss", "armature", "limited")
@@ -88,15 +98,12 @@ def _unsupported(source: Any) -> Iterator[str]:
             yield f"mocap body {body.name!r}"
         if source.body_gravcomp[i]:
             yield f"gravity compensation of body {body.name!r}"
-    yield from _unsupported_joints(source)
-    yield from _unsupported_geoms(source)
-    for i in range(source.nu):
-        yield from _unsupported_actuator(source, i)
-    if source.opt.density or source.opt.viscosity:
-        yield "a medium (option density or viscosity)"
 
 
 def _unsupported_geoms(source: Any) -> Iterator[str]:
+    for g in dict.fromkeys([*source.pair_geom1, *source.pair_geom2]):
+        if _is_ground(source, g):
+            yield f"contact pair with plane {_geom_name(source, g)!r}"
     for i in range(source.ngeom):
         geom = source.geom(i)
         meets_all = bool(geom.contype[0] or geom.conaffinity[0])

@@ -71,8 +71,8 @@ class ValueFit:
             starts: Fit only where a chunk begins, bool [H, N]; None for every step.
 
         Returns:
-            `critic_loss` (mean over the minibatches, sum over both networks), and of the state before the fit
-            `value_mean` and `explained_variance`.
+            `critic_loss` (mean over the minibatches, sum over both networks), and of the state before the fit, on its
+            first minibatch, `value_mean` and `explained_variance`.
 
         Raises:
             FloatingPointError: The loss or its gradient is not finite.
@@ -82,9 +82,8 @@ class ValueFit:
         if starts is not None:
             rows = starts.flatten().nonzero().squeeze(1)
             observation, target = select_rows(observation, rows), target[rows]
-        with torch.no_grad():
-            value = self.critic.mean(observation)
         loss_sum = torch.zeros_like(target[0])
+        figures: dict[str, Tensor] = {}
         predict: Predictor = self.critic
         for epoch in range(self.epochs):
             if epoch == self.encoder_epochs:
@@ -92,13 +91,13 @@ class ValueFit:
                     observation = {"features": self.critic.encoder(observation)}
                 predict = self._predict_from_features
             order = torch.randperm(len(target), generator=self.generator, device=target.device)
-            loss_sum += self._run_epoch(predict, select_rows(observation, order), target[order])
+            loss, value, aim = self._run_epoch(predict, select_rows(observation, order), target[order])
+            loss_sum += loss
+            if not figures:  # of the first minibatch: nothing has been learnt from this window yet
+                left, whole = (aim - value).var(correction=0), aim.var(correction=0)
+                figures |= {"value_mean": value.mean(), "explained_variance": 1.0 - left / whole.clamp(min=1e-12)}
         self._average()
-        return {
-            "critic_loss": loss_sum / self.epochs,
-            "value_mean": value.mean(),
-            "explained_variance": 1.0 - (target - value).var() / target.var().clamp(min=1e-12),
-        }
+        return {"critic_loss": loss_sum / self.epochs, **figures}
 
     @torch.no_grad()
     def targets(self, window: Window, normalization: Normalization, starts: Tensor | None = None) -> Tensor:
@@ -133,12 +132,14 @@ class ValueFit:
     def _predict_from_features(self, observation: Observation) -> Tensor:
         return self.critic.heads(observation["features"])
 
-    def _run_epoch(self, predict: Predictor, observation: Observation, target: Tensor) -> Tensor:
+    def _run_epoch(self, predict: Predictor, observation: Observation, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the mean loss, and mean values and targets of the first minibatch before it was learnt from."""
         chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
-        loss_sum = torch.zeros_like(target[0])
+        loss_sum, first = torch.zeros_like(target[0]), target
         target_chunks = target.chunk(self.minibatches)  # fewer than asked for where rows are scarce
         for i, part in enumerate(target_chunks):
             predicted = predict({key: parts[i] for key, parts in chunks.items()})
+            first = predicted.detach().mean(dim=0) if i == 0 else first
             mean_square = nn.functional.mse_loss(predicted, part.expand_as(predicted))
             loss = self.critic.copies * mean_square  # every network has a loss of its own: their sum, not their mean
             for parameter in self._parameters:
@@ -147,7 +148,7 @@ class ValueFit:
             clip_gradient(self._parameters, self.grad_clip, what="critic")
             self.optimizer.step()
             loss_sum += loss.detach()
-        return loss_sum / len(target_chunks)
+        return loss_sum / len(target_chunks), first, target_chunks[0]
 
 
 def clip_gradient(parameters: Sequence[nn.Parameter], limit: float, *, what: str) -> float:

@@ -28,9 +28,9 @@ def run_compare(options: argparse.Namespace) -> int:
     plan = plan_runs(options.configs, options.seeds, overrides, folder)
     stopped = run_missing(plan, jobs)
     command = _command(options, threads, jobs)
-    markdown, figures, picture = write_report(summarize(plan, stopped), plan, folder, command)
-    print(markdown.read_text(encoding="utf-8"))
-    for text, path in (("table", markdown), ("figures", figures), ("picture", picture)):
+    written = write_report(summarize(plan, stopped), plan, folder, command)
+    print(written[0].read_text(encoding="utf-8"))
+    for text, path in zip(("table", "figures", "picture"), written, strict=False):
         print(f"{text}: {path}")
     return 1 if stopped else 0
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rfo.core.errors import UsageError
+from rfo.core.errors import SimulationDivergedError, UsageError
 from rfo.train.config import Experiment, load_experiment
 from rfo.train.logging import read_metrics, versions
 from rfo.train.progress import ProgressLine
@@ -114,8 +114,7 @@ def run_missing(plan: Mapping[str, Sequence[Run]], jobs: int) -> dict[Path, str]
 
 def train_and_evaluate(run: Run) -> str:
     """Trains one run to its end, evaluates it, and returns why it stopped early, if it did."""
-    from rfo.train.evaluate import evaluate, trained_policy
-    from rfo.train.loop import EVALUATION_SEED, Trainer, TrainingStoppedError, load_run
+    from rfo.train.loop import Trainer, TrainingStoppedError
 
     interrupted: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))
@@ -124,17 +123,11 @@ def train_and_evaluate(run: Run) -> str:
         resume = (run.folder / "checkpoint.pt").is_file()
         try:
             result = Trainer(run.experiment, run.folder, resume=resume).run(lambda: bool(interrupted))
-        except TrainingStoppedError as error:
+            found = _evaluate(run) if result.finished else {}
+        except (TrainingStoppedError, SimulationDivergedError) as error:
             return str(error)
-        if not result.finished:
-            return "interrupted"
-        machine = {"threads": run.experiment.config.threads, "device": run.experiment.config.device}
-        experiment, task, algorithm = load_run(run.folder, machine)
-        seed = experiment.config.seed + EVALUATION_SEED + 1  # not the episodes that a curve was chosen by
-        found = {}
-        for name, deterministic in (("deterministic", True), ("sampled", False)):
-            policy = trained_policy(algorithm, deterministic=deterministic, device=task.device, seed=seed)
-            found[name] = dataclasses.asdict(evaluate(task, policy, episodes=EVALUATION_EPISODES, seed=seed))
+    if not found:
+        return "interrupted"
     (run.folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return ""
 
@@ -161,8 +154,10 @@ def summarize(plan: Mapping[str, Sequence[Run]], stopped: Mapping[Path, str]) ->
 
 def write_report(
     compared: Sequence[Comparison], plan: Mapping[str, Sequence[Run]], folder: Path, command: str
-) -> tuple[Path, Path, Path]:
+) -> list[Path]:
     """Writes the table as markdown and JSON, and the figure.
+
+    The figure has a panel for each horizontal axis on which the evaluations of every config's runs overlap.
 
     Args:
         compared: From `summarize`.
@@ -171,7 +166,7 @@ def write_report(
         command: What made the report; it stands under the table.
 
     Returns:
-        The three files.
+        The files: table, figures, and the picture where there is one.
     """
     from rfo.view.plots import plot_curve
 
@@ -194,9 +189,30 @@ def write_report(
         "train_s": "seconds of training",
         "eval/return_mean": "return of an episode",
     }
-    plot = plot_curve(rows, ["eval/return_mean"], x=("env_steps", "train_s"), title=config.env, labels=labels)
-    plot.savefig(picture)
-    return markdown, figures, picture
+    axes = [axis for axis in ("env_steps", "train_s") if all(_overlap(runs, axis) for runs in rows.values())]
+    if not axes:
+        return [markdown, figures]
+    plot_curve(rows, ["eval/return_mean"], x=axes, title=config.env, labels=labels).savefig(picture)
+    return [markdown, figures, picture]
+
+
+def _overlap(runs: Sequence[Sequence[Mapping[str, float]]], axis: str) -> bool:
+    places = [[row[axis] for row in rows if "eval/return_mean" in row] for rows in runs]
+    return max(map(min, places)) <= min(map(max, places))
+
+
+def _evaluate(run: Run) -> dict[str, Any]:
+    from rfo.train.evaluate import evaluate, trained_policy
+    from rfo.train.loop import EVALUATION_SEED, load_run
+
+    machine = {"threads": run.experiment.config.threads, "device": run.experiment.config.device}
+    experiment, task, algorithm = load_run(run.folder, machine)
+    seed = experiment.config.seed + EVALUATION_SEED + 1  # other episodes than those of the learning curve
+    found = {}
+    for name, deterministic in (("deterministic", True), ("sampled", False)):
+        policy = trained_policy(algorithm, deterministic=deterministic, device=task.device, seed=seed)
+        found[name] = dataclasses.asdict(evaluate(task, policy, episodes=EVALUATION_EPISODES, seed=seed))
+    return found
 
 
 def _summarize_config(

@@ -55,7 +55,7 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     plan = plan_runs([str(folder / "one.yaml")], [0, 1, 2], QUICK, folder)
     (found,) = summarize(plan, {plan["one"][2].folder: "diverged"})
     assert found.seeds == (0, 1) and found.stopped == {2: "diverged"}
-    markdown, _, _ = write_report([found], plan, folder, "rfo compare one")
+    markdown = write_report([found], plan, folder, "rfo compare one")[0]
     assert "one, seed 2, did not finish: diverged" in markdown.read_text(encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +68,26 @@ class ActionCritics(nn.Module):
         return features if action is None else torch.cat([features, action], dim=-1)
 
     def evaluate(self, inputs: Tensor) -> Tensor:
-        """Returns the values of inputs [M, B, F + A], each network reading its own, shape [M, B]."""
-        x = inputs
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = self.activation(norm(layer(x)))
-        value: Tensor = self.output(x)
-        return value.squeeze(-1)
+        """Returns the values of inputs [m, B, F + A], each of the first m networks reading its own, shape [m, B]."""
+        x, copies = inputs, len(inputs)
+
+        def of(parameter: Tensor) -> Tensor:
+            # The gradient of a slice is written into zeros of the whole: to be had only where it is needed.
+            return parameter if copies == self.copies else parameter[:copies]
+
+        layers = cast(list[StackedLinear], self.layers)
+        for layer, norm in zip(layers, self.norms, strict=True):
+            x = torch.baddbmm(of(layer.bias), x, of(layer.weight))
+            if isinstance(norm, StackedLayerNorm):
+                x = functional.layer_norm(x, norm.shape, norm.one, norm.zero)
+                x = torch.addcmul(of(norm.bias), x, of(norm.weight))
+            x = self.activation(x)
+        return torch.baddbmm(of(self.output.bias), x, of(self.output.weight)).squeeze(-1)
+
+    def first(self, copies: int, observation: Observation, action: Tensor) -> Tensor:
+        """Returns the values of the first networks only, shape [copies, B]."""
+        inputs = self.inputs(observation, action)
+        return self.evaluate(inputs.expand(copies, *inputs.shape))
 
 
 class StackedBatchRenorm(nn.Module):
@@ -128,13 +142,14 @@ class StackedBatchRenorm(nn.Module):
             x: The half that carries a gradient, through the joint statistics too.
             other: The half without a gradient.
         """
+        # Statistics need the parameters' type, whatever type the products have.
+        x, other = x.to(self.mean.dtype), other.to(self.mean.dtype)
         with torch.no_grad():
-            # Two means of halves of one size: their mean is the joint one. Variances in a shifted, stable form.
-            (var_x, mean_x), (var_o, mean_o) = (
-                torch.var_mean(half.detach(), dim=1, keepdim=True, correction=0) for half in (x, other)
-            )
-            mean = 0.5 * (mean_x + mean_o)
-            variance = 0.5 * (var_x + var_o) + 0.25 * (mean_x - mean_o).square()
+            # As the mean square less the squared mean: one pass instead of two, and inputs are of order one.
+            rows = x.shape[1] + other.shape[1]
+            mean = (x.sum(dim=1, keepdim=True) + other.sum(dim=1, keepdim=True)) / rows
+            square = x.square().sum(dim=1, keepdim=True) + other.square().sum(dim=1, keepdim=True)
+            variance = (square / rows - mean.square()).clamp(min=0.0)
             inverse = torch.rsqrt(variance + self.eps)
             running = torch.sqrt(self.variance + self.eps)
             applies = (self.updates >= self.warm_up).to(mean.dtype)
@@ -147,7 +162,9 @@ class StackedBatchRenorm(nn.Module):
             scale = self.weight * (r * inverse)
             shift = self.bias + self.weight * d - mean * scale
             normalized_other = torch.addcmul(shift, other, scale)
-        normalized: Tensor = _Renormalize.apply(x, self.weight, self.bias, mean, inverse, r, d)
+        normalized: Tensor = _Renormalize.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, mean, inverse, r, d
+        )
         return normalized, normalized_other
 
 
@@ -163,11 +180,11 @@ class _Renormalize(torch.autograd.Function):
         return torch.addcmul(bias + weight * d - mean * scale, x, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, mean, inverse, r, d = ctx.saved_tensors
         rows = 2 * x.shape[1]
         total = grad.sum(dim=1, keepdim=True)
-        moment = (torch.einsum("mbd,mbd->md", grad, x).unsqueeze(1) - mean * total) * inverse  # sum of grad x_hat
+        moment = ((grad * x).sum(dim=1, keepdim=True) - mean * total) * inverse  # sum of grad x_hat
         along = -scale * moment * inverse / rows
         grad_x = torch.addcmul(-scale * total / rows - mean * along, grad, scale).addcmul_(x, along)
         return grad_x, r * moment + d * total, total, None, None, None, None

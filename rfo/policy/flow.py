@@ -50,7 +50,11 @@ class FlowPolicy(nn.Module):
         Returns:
             The latent x_K and the action tanh(x_K), each of shape [B, A].
         """
-        latent = integrate(self.bind(observation), noise, steps=self.steps, solver=self.solver)
+        return self.carry(self.bind(observation), noise)
+
+    def carry(self, velocity: Velocity, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns latent and action for a velocity that is bound already, so that a loss can use it again."""
+        latent = integrate(velocity, noise, steps=self.steps, solver=self.solver)
         return latent, torch.tanh(latent)
 
     def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:

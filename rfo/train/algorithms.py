@@ -21,6 +21,9 @@ __all__ = ["ALGORITHMS", "Algorithm", "config_class", "make_algorithm"]
 
 ALGORITHMS = {
     "rfo": ("rfo.algo.rfo:RFOConfig", "rfo.algo.rfo:RFO"),
+    "flowrl": ("rfo.algo.flowrl:FlowRLConfig", "rfo.algo.flowrl:FlowRL"),
+    "sac-flow": ("rfo.algo.sac_flow:SACFlowConfig", "rfo.algo.sac_flow:SACFlow"),
+    "sac": ("rfo.algo.sac:SACConfig", "rfo.algo.sac:SAC"),
 }
 """Name in a config → (config dataclass, algorithm class)."""
 

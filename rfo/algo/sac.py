@@ -19,7 +19,6 @@ class SACConfig(SoftActorCriticConfig):
 
     Attributes:
         actor_hidden: Widths of the policy's hidden layers.
-        entropy_per_action: The target entropy per action entry; it replaces `target_entropy`.
     """
 
     batch_size: int = 256
@@ -28,7 +27,6 @@ class SACConfig(SoftActorCriticConfig):
     interval: int = 2
     critic_hidden: tuple[int, ...] = (256, 256)
     actor_hidden: tuple[int, ...] = (256, 256)
-    entropy_per_action: float = -1.0
 
 
 class SAC(SoftActorCritic):
@@ -36,10 +34,9 @@ class SAC(SoftActorCritic):
 
     config: SACConfig
 
-    @property
-    def target_entropy(self) -> float:
-        """The action's, in proportion to its size."""
-        return self.config.entropy_per_action * self.spec.action_dim
+    def own_target_entropy(self) -> float:
+        """Returns -1 per action entry."""
+        return -float(self.spec.action_dim)
 
     def _make_policy(self) -> StochasticPolicy:
         encoder = make_encoder(self.spec.observation_shapes)

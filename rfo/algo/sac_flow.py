@@ -11,6 +11,7 @@ normalised before it). Flow-T's block is the paper's in both modes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,8 @@ class SACFlowConfig(SoftActorCriticConfig):
         mode: The paper's way or the released code's, see `SACFlowVariant`.
         velocity: Velocity network: "gated" is Flow-G, "decoded" Flow-T.
         flow_steps: Steps K of the flow.
+        critics: "target", with slowly following copies, or "cross", with batch renormalisation and none; None for the
+            mode's own.
         sigma: Noise level in the paper's mode; the official mode learns it.
         actor_hidden: Widths of the velocity network; for "decoded" the token's size, once per layer; empty for the
             mode's own.
@@ -50,6 +53,7 @@ class SACFlowConfig(SoftActorCriticConfig):
     mode: Literal["paper", "official"] = "official"
     velocity: VelocityName = "gated"
     flow_steps: int = 4
+    critics: Literal["target", "cross"] | None = None
     sigma: float = 0.1
     actor_hidden: tuple[int, ...] = ()
     level_hidden: tuple[int, ...] = (512, 512)
@@ -100,22 +104,45 @@ def cross_fit(config: SACFlowConfig, spec: TaskSpec) -> ActionValueFit:
     return CrossFit(CrossCritics(encoder, spec.action_dim, config.critic_hidden, warm_up=config.warm_up))
 
 
+def paper_entropy(config: SACFlowConfig, action_dim: int) -> float:
+    """Returns the entropy of the path's noise, which the policy cannot change, less 1 per action entry.
+
+    The paper is summarised as tuning alpha to 0, but with sigma fixed at 0.1 the path's entropy is below -4.8 per
+    action entry whatever the policy does, and alpha would grow without bound. What is left to the policy is what the
+    tanh takes away; -1 per entry is a choice made here.
+    """
+    steps = config.flow_steps
+    log_std = math.log(config.sigma) - 0.5 * math.log(steps)
+    noise = 0.5 * (steps + 1) * math.log(2.0 * math.pi * math.e) + steps * log_std
+    return action_dim * (noise - 1.0)
+
+
+def official_entropy(config: SACFlowConfig, action_dim: int) -> float:
+    """Returns 0; it is the entropy of the whole path, so it means something else for every number of flow steps."""
+    return 0.0
+
+
+FITS: dict[str, Callable[[SACFlowConfig, TaskSpec], ActionValueFit]] = {"target": target_fit, "cross": cross_fit}
+
+
 @dataclass(frozen=True)
 class SACFlowVariant:
     """Where paper and released code differ.
 
     Attributes:
         field: Makes the velocity with its noise level, and the law of a flow step.
-        fit: Makes the critics.
+        critics: Name of the critics.
+        entropy: Target of alpha.
     """
 
     field: Callable[[SACFlowConfig, int, int], tuple[NoisyField, StepLaw]]
-    fit: Callable[[SACFlowConfig, TaskSpec], ActionValueFit]
+    critics: str
+    entropy: Callable[[SACFlowConfig, int], float]
 
 
 VARIANTS = {
-    "paper": SACFlowVariant(paper_field, target_fit),
-    "official": SACFlowVariant(official_field, cross_fit),
+    "paper": SACFlowVariant(paper_field, "target", paper_entropy),
+    "official": SACFlowVariant(official_field, "cross", official_entropy),
 }
 
 
@@ -131,4 +158,9 @@ class SACFlow(SoftActorCritic):
         return NoisyFlowPolicy(encoder, field, law, steps=config.flow_steps)
 
     def _make_fit(self) -> ActionValueFit:
-        return VARIANTS[self.config.mode].fit(self.config, self.spec)
+        config = self.config
+        return FITS[config.critics or VARIANTS[config.mode].critics](config, self.spec)
+
+    def own_target_entropy(self) -> float:
+        """Returns the mode's."""
+        return VARIANTS[self.config.mode].entropy(self.config, self.spec.action_dim)

@@ -30,8 +30,7 @@ class SoftActorCriticConfig(OffPolicyConfig):
         critic_lr: Learning rate of the critics and of alpha.
         beta1: First moment decay of Adam, for every network.
         alpha: Weight of the entropy at the start.
-        target_entropy: What alpha is tuned to; of the action, or of the path where the policy is a flow, where it has
-            to be set anew when the number of flow steps changes.
+        target_entropy: What alpha is tuned to; None for the algorithm's own.
         interval: Updates of the critics per update of policy and alpha.
         tau: Weight of the critics in the target copies' update, where there are copies.
         critic_hidden: Widths of each critic.
@@ -42,7 +41,7 @@ class SoftActorCriticConfig(OffPolicyConfig):
     critic_lr: float = 1e-3
     beta1: float = 0.5
     alpha: float = 0.2
-    target_entropy: float = 0.0
+    target_entropy: float | None = None
     interval: int = 3
     tau: float = 0.005
     critic_hidden: tuple[int, ...] = (1024, 1024)
@@ -96,10 +95,9 @@ class SoftActorCritic(OffPolicy):
 
     config: SoftActorCriticConfig
 
-    @property
-    def target_entropy(self) -> float:
-        """What alpha is tuned to."""
-        return self.config.target_entropy
+    @abstractmethod
+    def own_target_entropy(self) -> float:
+        """Returns what alpha is tuned to where the config does not say."""
 
     @abstractmethod
     def _make_policy(self) -> StochasticPolicy:
@@ -111,6 +109,8 @@ class SoftActorCritic(OffPolicy):
 
     def _build(self) -> None:
         config = self.config
+        given = config.target_entropy
+        self.target_entropy = self.own_target_entropy() if given is None else given
         self.policy = self._make_policy()
         self.fit = self._make_fit()
         self.temperature = Temperature(config.alpha)

@@ -50,6 +50,7 @@ class SACFlowConfig(SoftActorCriticConfig):
     """
 
     learning_starts: int = 50_000
+    entropy_baseline: Literal["none", "target"] = "target"
     mode: Literal["paper", "official"] = "official"
     velocity: VelocityName = "gated"
     flow_steps: int = 4

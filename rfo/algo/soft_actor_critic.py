@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class SoftActorCriticConfig(OffPolicyConfig):
         beta1: First moment decay of Adam, for every network.
         alpha: Weight of the entropy at the start.
         target_entropy: What alpha is tuned to; None for the algorithm's own.
+        entropy_baseline: What the bonus is counted from: "none" adds -alpha log p to a value; "target" adds
+            alpha (-log p - target), which differs by a constant per step and keeps a path's large entropy, which is
+            mostly its noise's, from being what the critics have to track.
         interval: Updates of the critics per update of policy and alpha.
         tau: Weight of the critics in the target copies' update, where there are copies.
         critic_hidden: Widths of each critic.
@@ -42,6 +45,7 @@ class SoftActorCriticConfig(OffPolicyConfig):
     beta1: float = 0.5
     alpha: float = 0.2
     target_entropy: float | None = None
+    entropy_baseline: Literal["none", "target"] = "none"
     interval: int = 3
     tau: float = 0.005
     critic_hidden: tuple[int, ...] = (1024, 1024)
@@ -134,9 +138,9 @@ class SoftActorCritic(OffPolicy):
         with self._autocast():
             with torch.no_grad():
                 _, following, log_prob = self.policy.sample(there, self._noise(len(batch.reward), self._learning))
-            loss, values = self.fit.loss(
-                here, batch.action, there, following, -alpha * log_prob, batch.reward, batch.discount
-            )
+            baseline = self.target_entropy if self.config.entropy_baseline == "target" else 0.0
+            bonus = alpha * (-log_prob - baseline)
+            loss, values = self.fit.loss(here, batch.action, there, following, bonus, batch.reward, batch.discount)
         backward_and_step(loss, self.critic_optimizer)
         self.fit.after_step()
         figures = {"critic_loss": loss.detach(), "value_mean": values.detach().mean(), "alpha": alpha}

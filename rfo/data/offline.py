@@ -177,10 +177,9 @@ def read_robomimic(path: Path, *, keys: tuple[str, ...] = (), reward_shift: floa
         parts = [_read_demo(file["data"][name], f"{path}: {name}", keys, reward_shift) for name in demos]
     if not parts:
         raise UsageError(f"{path} holds no demonstrations")
-    return OfflineData(
-        *({key: np.concatenate([part[i][key] for part in parts]) for key in parts[0][i]} for i in (0, 1)),
-        *(np.concatenate([part[i] for part in parts]) for i in range(2, 6)),
-    )
+    seen, following = ({key: np.concatenate([part[i][key] for part in parts]) for key in parts[0][i]} for i in (0, 1))
+    action, reward, terminated, truncated = (np.concatenate([part[i] for part in parts]) for i in range(2, 6))
+    return OfflineData(seen, following, action, reward, terminated, truncated)
 
 
 def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = 0.999) -> None:

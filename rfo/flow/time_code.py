@@ -26,9 +26,18 @@ class TimeCode(nn.Module):
         self.dim = dim
         spaced = torch.logspace(0.0, 1.0, dim // 2, base=highest / lowest)
         self.register_buffer("frequencies", lowest * spaced, persistent=False)
+        # A flow asks for the same few numbers at every call.
+        self._known: dict[tuple[float, torch.device, torch.dtype], Tensor] = {}
 
     def forward(self, u: float | Tensor) -> Tensor:
         """Returns the code, shape [1, dim] for a number and [B, dim] for u of shape [B, 1]."""
+        if isinstance(u, Tensor):
+            return self._code(u)
+        key = (u, self.frequencies.device, self.frequencies.dtype)
+        if key not in self._known:
+            self._known[key] = self._code(self.frequencies.new_full((1, 1), u))
+        return self._known[key]
+
+    def _code(self, u: Tensor) -> Tensor:
         angle = self.frequencies * u
-        code = torch.cat([angle.sin(), angle.cos()], dim=-1)
-        return code if isinstance(u, Tensor) else code.unsqueeze(0)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)

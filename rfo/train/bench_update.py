@@ -33,7 +33,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "sac-flow": {"mode": "paper", "batch_size": 256, "critic_hidden": (256, 256), "interval": 1},
     "sac": {},
 }
-"""Where overhead rules: 256 wide, batch 256, policy at every update; released sizes are the configs' defaults."""
+"""Where overhead rules: 256 wide, batch 256, policy at every update."""
+
+RELEASED: dict[str, dict[str, Any]] = {"flowrl": {}, "sac-flow": {"critics": "cross"}, "sac": {}}
+"""What the released code does beside its sizes, which are the configs' defaults."""
 
 SMALL_ACTOR = {"mlp": (256, 256), "gated": (256,), "decoded": (64, 64)}
 
@@ -102,10 +105,9 @@ def bench_update(
     torch.set_num_threads(cores)
     kind = config_class(algo)
     overrides: dict[str, Any] = {"precision": dtype} | ({} if velocity is None else {"velocity": velocity})
-    if size == "small":
-        overrides |= SMALL[algo]
-        if algo == "sac-flow":
-            overrides["actor_hidden"] = SMALL_ACTOR[velocity or kind().velocity]
+    overrides |= RELEASED[algo] if size == "released" else SMALL[algo]
+    if size == "small" and algo == "sac-flow":
+        overrides["actor_hidden"] = SMALL_ACTOR[velocity or kind().velocity]
     config = kind(**overrides)
     made = make_algorithm(algo, config, SPEC, device=torch.device(device), dtype=torch.float32, seed=0)
     learner = cast(OffPolicy, made)

@@ -106,7 +106,7 @@ def test_flow_matching_learns_two_modes(name: VelocityName) -> None:
 
 
 def _growth(name: VelocityName) -> float:
-    """Returns the largest over the smallest gradient norm to the noise over K = 4, 10, 20, after fitting far targets."""
+    """Returns the largest over the smallest gradient norm to the noise, K = 4, 10, 20, after fitting far targets."""
     torch.manual_seed(0)
     field = make_field(name, 1, 2, (32, 32))
     optimizer = torch.optim.Adam(field.parameters(), lr=3e-3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from rfo.policy.critics import TwinCritic
 from rfo.policy.normalize import Normalization
 
 __all__ = ["ValueFit", "clip_gradient"]
+
+Predictor = Callable[[Observation], Tensor]
+"""Maps a minibatch to both values, shape [2, B]."""
 
 
 class ValueFit:
@@ -30,6 +34,10 @@ class ValueFit:
         minibatches: Minibatches of a pass.
         grad_clip: Largest gradient norm.
         generator: Source of the order of the minibatches.
+        encoder_epochs: Passes in which the critic's encoder learns as well; in the remaining ones its features are
+            computed once, and the value networks alone are fitted to them. None for all passes.
+        target_mix: Share of the old weights in the averaged copy that is bootstrapped from, after each fit (SHAC's
+            target critic); 0 bootstraps from the networks themselves.
     """
 
     def __init__(
@@ -43,18 +51,24 @@ class ValueFit:
         minibatches: int,
         grad_clip: float,
         generator: torch.Generator,
+        encoder_epochs: int | None = None,
+        target_mix: float = 0.0,
     ) -> None:
         self.critic, self.optimizer, self.generator = critic, optimizer, generator
+        self.encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
+        self.target_mix = target_mix
+        self.bootstrap = critic if target_mix == 0.0 else copy.deepcopy(critic).requires_grad_(False)
         self.gamma, self.lam = gamma, lam
         self._parameters = list(critic.parameters())
         self.epochs, self.minibatches, self.grad_clip = epochs, minibatches, grad_clip
 
-    def fit(self, window: Window, normalization: Normalization) -> dict[str, Tensor]:
+    def fit(self, window: Window, normalization: Normalization, starts: Tensor | None = None) -> dict[str, Tensor]:
         """Fits both networks to one window.
 
         Args:
             window: What was collected; its graph is not touched.
             normalization: The statistics it was collected with.
+            starts: Fit only where a chunk begins, bool [H, N]; None for every step.
 
         Returns:
             `critic_loss` (mean over the minibatches, sum over both networks), and of the state before the fit
@@ -64,13 +78,22 @@ class ValueFit:
             FloatingPointError: The loss or its gradient is not finite.
         """
         observation = flatten_batch(normalization(window.observation))
-        target = self.targets(window, normalization).flatten()
+        target = self.targets(window, normalization, starts).flatten()
+        if starts is not None:
+            rows = starts.flatten().nonzero().squeeze(1)
+            observation, target = select_rows(observation, rows), target[rows]
         with torch.no_grad():
             value = self.critic.mean(observation)
         loss_sum = torch.zeros_like(target[0])
-        for _ in range(self.epochs):
+        predict: Predictor = self.critic
+        for epoch in range(self.epochs):
+            if epoch == self.encoder_epochs:
+                with torch.no_grad():
+                    observation = {"features": self.critic.encoder(observation)}
+                predict = self._predict_from_features
             order = torch.randperm(len(target), generator=self.generator, device=target.device)
-            loss_sum += self._run_epoch(select_rows(observation, order), target[order])
+            loss_sum += self._run_epoch(predict, select_rows(observation, order), target[order])
+        self._average()
         return {
             "critic_loss": loss_sum / self.epochs,
             "value_mean": value.mean(),
@@ -78,17 +101,18 @@ class ValueFit:
         }
 
     @torch.no_grad()
-    def targets(self, window: Window, normalization: Normalization) -> Tensor:
+    def targets(self, window: Window, normalization: Normalization, starts: Tensor | None = None) -> Tensor:
         """Returns TD(lambda) targets from the smaller of both values, shape [H, N]."""
         final = {key: value.detach() for key, value in window.final_observation.items()}
-        next_value = self.critic.min(flatten_batch(normalization(final))).view(window.reward.shape)
-        reward = window.reward.detach()
-        return td_lambda(reward, next_value, window.terminated, window.truncated, gamma=self.gamma, lam=self.lam)
+        next_value = self.bootstrap.min(flatten_batch(normalization(final))).view(window.reward.shape)
+        ends = (window.terminated, window.truncated)
+        return td_lambda(window.reward.detach(), next_value, *ends, gamma=self.gamma, lam=self.lam, starts=starts)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to continue bit for bit, the networks included."""
         return {
             "critic": self.critic.state_dict(),
+            "bootstrap": self.bootstrap.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
@@ -96,15 +120,25 @@ class ValueFit:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a `state_dict`."""
         self.critic.load_state_dict(state_dict["critic"])
+        self.bootstrap.load_state_dict(state_dict["bootstrap"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.generator.set_state(state_dict["generator"].cpu())
 
-    def _run_epoch(self, observation: Observation, target: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.bootstrap is not self.critic:
+            for old, new in zip(self.bootstrap.parameters(), self.critic.parameters(), strict=True):
+                old.lerp_(new, 1.0 - self.target_mix)
+
+    def _predict_from_features(self, observation: Observation) -> Tensor:
+        return self.critic.heads(observation["features"])
+
+    def _run_epoch(self, predict: Predictor, observation: Observation, target: Tensor) -> Tensor:
         chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
         loss_sum = torch.zeros_like(target[0])
         target_chunks = target.chunk(self.minibatches)  # fewer than asked for where rows are scarce
         for i, part in enumerate(target_chunks):
-            predicted = self.critic({key: parts[i] for key, parts in chunks.items()})
+            predicted = predict({key: parts[i] for key, parts in chunks.items()})
             mean_square = nn.functional.mse_loss(predicted, part.expand_as(predicted))
             loss = self.critic.copies * mean_square  # every network has a loss of its own: their sum, not their mean
             for parameter in self._parameters:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rfo.cli.training import collect_overrides, default_run_dir, train
+from rfo.core.errors import UsageError
 from rfo.train.config import Experiment, load_experiment
 from rfo.train.evaluate import Evaluation
 
@@ -22,6 +23,8 @@ def run_demo(options: argparse.Namespace) -> int:
     """Runs the whole path once; exit code 1 if the expected return is not reached."""
     from rfo.train.loop import TrainingStoppedError
 
+    if not options.seconds > 0:
+        raise UsageError(f"--seconds is {options.seconds}; it must be positive")
     experiment = load_experiment(options.config, collect_overrides(options))
     run_dir = Path(options.run_dir) if options.run_dir else default_run_dir(experiment)
     try:
@@ -33,14 +36,17 @@ def run_demo(options: argparse.Namespace) -> int:
         print(f"rfo: stopped and saved; continue with: rfo train --resume {run_dir}", file=sys.stderr)
         return 130
     evaluations, train_s = _evaluate(run_dir)
-    _film_and_plot(experiment, run_dir)
+    _film_and_plot(experiment, run_dir, options.seconds)
     summary = {name: dataclasses.asdict(evaluation) for name, evaluation in evaluations.items()}
     (run_dir / "summary.json").write_text(
         json.dumps({"train_s": train_s, **summary}, indent=2) + "\n", encoding="utf-8"
     )
     _show(experiment, run_dir, evaluations, train_s)
     wanted = experiment.config.expected_return
-    return 0 if wanted is None or evaluations["trained"].return_mean >= wanted else 1
+    if wanted is None or evaluations["trained"].return_mean >= wanted:
+        return 0
+    print(f"rfo: the expected return {wanted:g} was not reached", file=sys.stderr)
+    return 1
 
 
 def _evaluate(run_dir: Path) -> tuple[dict[str, Evaluation], float]:
@@ -61,13 +67,13 @@ def _evaluate(run_dir: Path) -> tuple[dict[str, Evaluation], float]:
     return found, read_metrics(run_dir)[-1]["train_s"]
 
 
-def _film_and_plot(experiment: Experiment, run_dir: Path) -> None:
+def _film_and_plot(experiment: Experiment, run_dir: Path, seconds: float) -> None:
     from rfo.train.logging import read_metrics
     from rfo.train.record import Film, record_run
     from rfo.view.plots import plot_curve
 
     config = experiment.config
-    film = Film(run_dir / "film.mp4", seed=config.seed)
+    film = Film(run_dir / "film.mp4", seconds=seconds, seed=config.seed)
     record_run(run_dir, film, "trained", {}, strip=run_dir / "strip.png")
     rows = read_metrics(run_dir)
     labels = {

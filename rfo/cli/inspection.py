@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 
 from rich.console import Console
@@ -48,17 +49,15 @@ def run_check(options: argparse.Namespace) -> int:
     for check in iterate_checks(task_class, options.device, options.threads):
         checks.append(check)
         if not options.json:
-            verdict = "ok  " if check.passed else "FAIL"
-            print(f"{verdict}  {check.name}: {check.figure:.3g} (limit {check.limit:.3g}); {check.message}", flush=True)
+            print(check, flush=True)
     report = CheckReport(options.env, tuple(checks))
     if options.json:
-        found = [{k: v for k, v in dataclasses.asdict(check).items()} for check in report.checks]
+        # JSON has no infinity: a figure that is not finite is null.
+        found = [dataclasses.asdict(check) for check in report.checks]
+        found = [{**row, "figure": row["figure"] if math.isfinite(row["figure"]) else None} for row in found]
         print(json.dumps({"passed": report.passed, "checks": found}))
     else:
-        failed = sum(not check.passed for check in checks)
-        print(
-            f"{options.env}: " + ("every check passed" if report.passed else f"{failed} of {len(checks)} checks failed")
-        )
+        print(report.verdict)
     return 0 if report.passed else 1
 
 
@@ -90,6 +89,7 @@ def run_bench(options: argparse.Namespace) -> int:
         print(json.dumps(figures))
         return 0
     table = Table("figure", "value", title=f"{options.env}, {options.envs} environments, horizon {options.horizon}")
+    figures |= figures.pop("roofline") or {}
     for name, value in figures.items():
         table.add_row(name, f"{value:,.1f}" if isinstance(value, float) else "-" if value is None else f"{value}")
     Console().print(table)

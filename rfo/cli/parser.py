@@ -23,6 +23,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """Parses the arguments of the process; shows the help where there are none."""
+        known = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+            from rfo.core.registry import did_you_mean  # imports torch, which --help can do without
+
+            hint = did_you_mean(arguments[0], known)
+            raise UsageError(f"invalid choice: {arguments[0]!r}{hint} (commands: {', '.join(known)})")
         return self.parse_args(arguments or ["--help"])
 
 
@@ -35,6 +41,7 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_eval(commands)
     _add_record(commands)
+    _add_compare(commands)
     _add_check(commands)
     _add_bench(commands)
     _add_doctor(commands)
@@ -46,7 +53,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from rfo import __version__
 
-        parser.exit(message=f"rfo {__version__}\n")
+        print(f"rfo {__version__}")  # parser.exit would write to standard error
+        parser.exit()
 
 
 Commands = argparse._SubParsersAction  # the public name of what add_subparsers returns does not exist
@@ -110,6 +118,19 @@ def _add_record(commands: Commands[Parser]) -> None:
     _add_machine(parser, device=None)
 
 
+def _add_compare(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "compare", "comparison", "train configs over seeds and compare them in one table")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="names of configs, or paths of .yaml files")
+    parser.add_argument("--seeds", type=int, nargs="+", required=True, metavar="S", help="seeds of every config")
+    parser.add_argument("--output", default="runs/compare", metavar="DIR", help="folder (default: runs/compare)")
+    parser.add_argument("--jobs", type=int, metavar="J", help="runs side by side (default: as many as cores allow)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the configs"
+    )
+    parser.add_argument("--threads", type=int, metavar="T", help="cores each run's engine may use (default: 1)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+
+
 def _add_check(commands: Commands[Parser]) -> None:
     parser = _add(commands, "check", "inspection", "check an environment's contract and its gradients")
     parser.add_argument("env", metavar="ID", help="environment")
@@ -137,9 +158,10 @@ def _add_doctor(commands: Commands[Parser]) -> None:
 def _add_demo(commands: Commands[Parser]) -> None:
     parser = _add(commands, "demo", "demo", "train, compare with baselines, film and plot: the whole path at once")
     parser.add_argument("--config", default="soft-quadruped-quick", help="config (default: soft-quadruped-quick)")
-    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed (default: the config's)")
     parser.add_argument("--run-dir", metavar="DIR", help="folder to write into (default: a new one under runs/)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="replace a key of the config"
     )
+    parser.add_argument("--seconds", type=float, default=5.0, help="simulated seconds of the film (default: 5)")
     _add_machine(parser, device=None)

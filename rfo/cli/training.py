@@ -75,9 +75,6 @@ def run_record(options: argparse.Namespace) -> int:
     """Records a film of a run or of an environment."""
     from rfo.train.record import Film, record_environment, record_run
 
-    for name in ("seconds", "fps", "width", "height"):
-        if not getattr(options, name) > 0:
-            raise UsageError(f"--{name} is {getattr(options, name)}; it must be positive")
     run_dir = Path(options.subject)
     is_run = run_dir.is_dir()
     if not is_run and options.policy == "trained":

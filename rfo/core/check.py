@@ -6,16 +6,21 @@ Gradients are checked in `rfo.core.check_gradient`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from rfo.core.errors import SimulationDivergedError
+from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import State, Task, TaskSpec
 
 __all__ = ["Check", "CheckReport", "check_task", "iterate_checks"]
+
+Result = TypeVar("Result")
 
 BATCH_LIMIT = 1e-5
 """Largest relative difference between an environment in a batch and the same environment alone."""
@@ -39,6 +44,11 @@ class Check:
     limit: float
     message: str
 
+    def __str__(self) -> str:
+        """Returns the finding as one line."""
+        verdict = "ok  " if self.passed else "FAIL"
+        return f"{verdict}  {self.name}: {self.figure:.3g} (limit {self.limit:.3g}); {self.message}"
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -57,6 +67,16 @@ class CheckReport:
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def verdict(self) -> str:
+        """Says in one line whether the task passed."""
+        failed = sum(not check.passed for check in self.checks)
+        return f"{self.id}: " + (f"{failed} of {len(self.checks)} checks failed" if failed else "every check passed")
+
+    def __str__(self) -> str:
+        """Returns one line for each finding, and the verdict."""
+        return "\n".join([*map(str, self.checks), self.verdict])
+
 
 def check_task(
     task_class: type[Task],
@@ -68,7 +88,8 @@ def check_task(
 ) -> CheckReport:
     """Checks a task against the environment contract and its gradients against central differences.
 
-    A task whose shapes are wrong gets no further checks, since they could only repeat that.
+    A task whose shapes are wrong, that overwrites its inputs, or that does not repeat itself gets no further checks,
+    since they compare runs with each other and could only repeat that.
 
     Args:
         task_class: The task.
@@ -76,6 +97,9 @@ def check_task(
         threads: Cores the engine may use; None for all.
         n: Number of environments in a batch; more than a pack of 16, which engines may compute together.
         seed: Seed of the states, actions and directions.
+
+    Raises:
+        UsageError: The device or the cores are not there.
     """
     return CheckReport(task_class.spec.id, tuple(iterate_checks(task_class, device, threads, n, seed)))
 
@@ -86,19 +110,23 @@ def iterate_checks(
     """Yields the findings of `check_task` one by one, as they are made."""
     from rfo.core.check_gradient import check_gradients
 
+    require_machine(device, threads)
     task = task_class(device=device, dtype=torch.float64, threads=threads)
     problems = _spec_problems(task.spec) or _shape_problems(task, n, seed)
     yield _counted("spec and shapes", problems, "every tensor has the shape and type that the spec says")
     if problems:
         return
-    yield _check_inputs(task, n, seed)
-    yield _check_seed(task, n, seed)
-    yield _check_batch(task, n, seed)
+    for name, look in (("state in, state out", _check_inputs), ("same seed, same state", _check_seed)):
+        check = _attempted(name, look, task, n, seed)
+        yield check
+        if not check.passed:
+            return
+    yield _attempted("N environments equal one", _check_batch, task, n, seed)
     if not task.spec.differentiable:
         return
-    yield _check_isolation(task, n, seed)
-    yield _check_reset_cut(task, n, seed)
-    yield _check_window_cut(task, n, seed)
+    yield _attempted("isolation", _check_isolation, task, n, seed)
+    yield _attempted("no gradient across a reset", _check_reset_cut, task, n, seed)
+    yield _attempted("no gradient across a window", _check_window_cut, task, n, seed)
     yield from check_gradients(task_class, task, threads, n, seed)
 
 
@@ -111,6 +139,20 @@ def random_actions(task: Task, n: int, steps: int, generator: torch.Generator) -
 def seeded(task: Task, seed: int) -> torch.Generator:
     """Returns a generator on the task's device."""
     return torch.Generator(device=task.device).manual_seed(seed)
+
+
+def _attempted(name: str, look: Callable[[Task, int, int], Check], task: Task, n: int, seed: int) -> Check:
+    """Returns the finding, or the error that a task raises where it keeps tensors of another batch or window."""
+    try:
+        return look(task, n, seed)
+    except SimulationDivergedError as error:
+        return Check(name, False, float("inf"), 0.0, str(error))
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or ["no message"])[0]
+        message = (
+            f"a step raises {reason!r}; take n from the tensors given, and keep nothing of the state inside the task"
+        )
+        return Check(name, False, float("inf"), 0.0, message)
 
 
 def _counted(name: str, problems: list[str], fine: str) -> Check:
@@ -164,6 +206,12 @@ def _shape_problems(task: Task, n: int, seed: int) -> list[str]:
         problems.append(
             f"terminated() is {list(terminated.shape)} {terminated.dtype}; it must be a bool of shape [{n}]"
         )
+    computed = {**{f"observe()[{key!r}]": tensor for key, tensor in observation.items()}, "reward()": reward}
+    problems += [
+        f"{name} is {tensor.dtype}; make it self.dtype ({task.dtype})"
+        for name, tensor in computed.items()
+        if tensor.is_floating_point() and tensor.dtype != task.dtype
+    ]
     position = task.position(state)
     if position is not None and tuple(position.shape) != (n,):
         problems.append(f"position() has shape {list(position.shape)}; it must be [{n}]")
@@ -177,13 +225,28 @@ def _shape_problems(task: Task, n: int, seed: int) -> list[str]:
 def _check_inputs(task: Task, n: int, seed: int) -> Check:
     state = task.initial_state(seeded(task, seed), n)
     action = random_actions(task, n, 1, seeded(task, seed))[0]
-    kept = {name: tensor.clone() for name, tensor in state.items()}
     with torch.no_grad():
-        task.reward(state, action, task.dynamics(state, action))
-        task.observe(state)
-    changed = [name for name in kept if not torch.equal(kept[name], state[name])]
-    problems = [f"a step overwrites the state {name!r} it was given; return new tensors" for name in changed]
+        next_state, changed = _overwritten({**state, "action": action}, lambda: task.dynamics(state, action))
+        problems = [f"dynamics() overwrites {name!r}, which it was given; return new tensors" for name in changed]
+        readers: dict[str, Callable[[], object]] = {
+            "reward": lambda: task.reward(state, action, next_state),
+            "observe": lambda: task.observe(next_state),
+            "terminated": lambda: task.terminated(next_state),
+            "position": lambda: task.position(next_state),
+            "metrics": lambda: task.metrics(next_state),
+        }
+        for method, read in readers.items():
+            given = {**{f"next {name}": tensor for name, tensor in next_state.items()}, **state, "action": action}
+            _, changed = _overwritten(given, read)
+            problems += [f"{method}() overwrites {name!r}, which it was given; return new tensors" for name in changed]
     return _counted("state in, state out", problems, "no input is overwritten")
+
+
+def _overwritten(given: State, call: Callable[[], Result]) -> tuple[Result, list[str]]:
+    """Returns what a call returns, and the names of the tensors that it changed."""
+    kept = {name: tensor.clone() for name, tensor in given.items()}
+    result = call()
+    return result, [name for name in kept if not torch.equal(kept[name], given[name])]
 
 
 def _rollout(task: Task, state: State, actions: Tensor) -> State:
@@ -201,8 +264,11 @@ def _relative_difference(first: State, second: State) -> tuple[float, str]:
     """Returns the largest difference relative to the tensor's largest entry, and the tensor in which it is."""
     worst, where = 0.0, ""
     for name, tensor in first.items():
-        scale = max(float(tensor.abs().max()), 1e-12)
-        figure = float((tensor.double() - second[name].double()).abs().max()) / scale
+        one, other = tensor.detach().double(), second[name].detach().double()
+        difference, size = (one - other).abs(), one.abs()
+        figure = float(difference.max()) / max(float(size.max()), 1e-12) if one.numel() else 0.0
+        # A comparison with NaN is false: unless it counts as infinite, what is not finite would pass.
+        figure = figure if figure == figure else float("inf")
         if figure > worst or not where:
             worst, where = figure, name
     return worst, where
@@ -219,7 +285,10 @@ def _check_seed(task: Task, n: int, seed: int) -> Check:
     figure, where = _relative_difference(results[0], results[1])
     message = "the same seed gives the same episode, bit for bit"
     if figure > 0.0:
-        message = f"the same seed gives different {where!r}; draw all randomness from the generator of initial_state()"
+        message = (
+            f"the same seed gives different {where!r}; draw all randomness from the generator of initial_state(), "
+            "and keep nothing of the state inside the task"
+        )
     return Check("same seed, same state", figure == 0.0, figure, 0.0, message)
 
 

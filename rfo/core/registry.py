@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 import torch
 
 from rfo.core.errors import UsageError
+from rfo.core.machine import require_machine
 from rfo.core.task import Task, TaskSpec
 
 __all__ = ["GROUP", "did_you_mean", "ids", "make", "spec", "task_class"]
@@ -73,7 +74,11 @@ def make(
         device: Torch device of every tensor.
         dtype: Scalar type of the simulation.
         threads: Cores the engine may use; None for all.
+
+    Raises:
+        UsageError: The name is unknown or cannot be loaded, or the device or the cores are not there.
     """
+    require_machine(device, threads)
     return task_class(task_id)(device=device, dtype=dtype, threads=threads)
 
 

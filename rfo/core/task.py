@@ -120,6 +120,10 @@ class Task(ABC):
         """Returns further figures to report in evaluations, each of shape [N]."""
         return {}
 
+    def physics_operations(self) -> tuple[float, float] | None:
+        """Returns the arithmetic of one control step of one environment, forward and adjoint, where it is counted."""
+        return None
+
     def scene(self, state: State, index: int) -> Scene:
         """Returns what environment `index` looks like."""
         raise NotImplementedError(f"{self.spec.id} has no picture: implement Task.scene to record it")

@@ -13,8 +13,9 @@ from rfo.core.task import Observation
 
 __all__ = ["EpisodeReturns", "Sampler", "Window", "collect_window", "flatten_batch", "select_rows"]
 
-Sampler = Callable[[Observation, int], tuple[Tensor, Tensor]]
-"""Maps an observation and the step's place in the window to a latent and an action, each of shape [N, A]."""
+Sampler = Callable[[Observation, int, Tensor | None], tuple[Tensor, Tensor]]
+"""Maps an observation, the step's place t in the window, and where an episode ended just before it (None at t = 0) to a
+latent and an action, each of shape [N, A]."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ def collect_window(env: VectorEnv, sampler: Sampler, horizon: int) -> Window:
     """
     observation = env.begin_window()
     seen, transitions, latents = [], [], []
+    ended: Tensor | None = None
     for t in range(horizon):
-        latent, action = sampler(observation, t)
+        latent, action = sampler(observation, t, ended)
         transition = env.step(action)
         seen.append({key: value.detach() for key, value in observation.items()})
         latents.append(latent.detach())
         transitions.append(transition)
-        observation = transition.observation
+        observation, ended = transition.observation, transition.done
     return Window(
         observation=_stack(seen),
         final_observation=_stack([transition.final_observation for transition in transitions]),

@@ -10,12 +10,22 @@ __all__ = ["discount_weights", "surrogate_return", "td_lambda"]
 
 @torch.no_grad()
 def td_lambda(
-    reward: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor, *, gamma: float, lam: float
+    reward: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """Returns TD(lambda) targets by the backward recursion of SHAC (arXiv 2204.07137).
 
     G_t = r_t + gamma [(1 - lambda) V_{t+1} + lambda G_{t+1}] within an episode, and G_t = r_t + gamma V_{t+1} where an
     episode or the window ends; V_{t+1} is the value of the observation before any reset, zero at termination.
+
+    With `starts`, the recursion is that of the chunks between them: lambda weighs values at starts only, and each
+    target at a start is the TD(lambda) target of a step that lasts as long as its chunk.
 
     Args:
         reward: Shape [H, N].
@@ -24,6 +34,7 @@ def td_lambda(
         truncated: The time limit was reached, bool [H, N].
         gamma: Discount per control step.
         lam: Weight of longer returns; 0 gives one-step targets, 1 the discounted sum of rewards.
+        starts: Where a chunk begins, bool [H, N]; None where every step is one.
 
     Returns:
         Targets, shape [H, N].
@@ -33,9 +44,15 @@ def td_lambda(
     done = terminated | truncated
     targets = torch.empty_like(one_step)
     targets[-1] = one_step[-1]
+
+    def weight(t: int) -> float | Tensor:
+        if starts is None:
+            return gamma * lam
+        return torch.full_like(reward[t], gamma).masked_fill(starts[t], gamma * lam)
+
     # r + gamma [(1 - lambda) V + lambda G] = (r + gamma V) + gamma lambda (G - V)
     for t in range(reward.shape[0] - 2, -1, -1):
-        correction = (gamma * lam) * (targets[t + 1] - next_value[t])
+        correction = weight(t + 1) * (targets[t + 1] - next_value[t])
         targets[t] = one_step[t] + correction.masked_fill(done[t], 0.0)
     return targets
 

@@ -87,7 +87,10 @@ class TwinCritic(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """Returns both values of normalised observations [B, ...], shape [2, B]."""
-        features = self.encoder(observation)
+        return self.heads(self.encoder(observation))
+
+    def heads(self, features: Tensor) -> Tensor:
+        """Returns both values of an encoder's features [B, feature_dim], shape [2, B]."""
         x = features.expand(self.copies, *features.shape)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = functional.silu(norm(layer(x)))

@@ -7,7 +7,7 @@ joins and normalises them); rank 2 keys are point sets [P, C] and keep their nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rfo.core.errors import UsageError
 from rfo.core.task import Observation
 
-__all__ = ["LOW_DIM", "ConcatEncoder", "Encoder", "PointEncoder", "keys_of_rank", "make_encoder"]
+__all__ = ["LOW_DIM", "ConcatEncoder", "Encoder", "PointEncoder", "keys_of_rank", "make_encoder", "mlp"]
 
 LOW_DIM = "low_dim"
 """Key under which the joined low-dimensional keys of a prepared observation stand."""
@@ -77,20 +77,32 @@ class PointEncoder(Encoder):
     def __init__(self, points: Mapping[str, int], low_dim: int) -> None:
         super().__init__()
         self.keys = tuple(points)
-        self.point_networks = nn.ModuleList([_mlp(channels, (64, 128, 256)) for channels in points.values()])
+        self.point_networks = nn.ModuleList([mlp(channels, (64, 128, 256)) for channels in points.values()])
         self.projections = nn.ModuleList([nn.Linear(256, 64) for _ in points])
-        self.low_dim_network = _mlp(low_dim, (128,)) if low_dim else None
+        self.low_dim_network = mlp(low_dim, (128,)) if low_dim else None
         self.feature_dim = 64 * len(self.keys) + (128 if low_dim else 0)
 
     def forward(self, observation: Observation) -> Tensor:
         """Returns [64 per point key, 128 of the low-dimensional keys], shape [B, feature_dim]."""
         parts = [
-            projection(network(observation[key]).mean(dim=-2))
+            projection(_pool(network, observation[key]))
             for key, network, projection in zip(self.keys, self.point_networks, self.projections, strict=True)
         ]
         if self.low_dim_network is not None:
             parts.append(self.low_dim_network(observation[LOW_DIM]))
         return torch.cat(parts, dim=-1)
+
+
+CACHED_ROWS = 32
+"""Point sets that pass through a per-point network together on the CPU: what lies between two layers then stays in the
+core's cache, which saves a quarter of the time of a large batch (measured with 204 points)."""
+
+
+def _pool(network: nn.Module, points: Tensor) -> Tensor:
+    """Returns the mean over the points of a network's features, [B, P, C] to [B, width]."""
+    parts = (points,) if points.is_cuda else points.split(CACHED_ROWS)  # type: ignore[no-untyped-call]
+    pooled = [network(part).mean(dim=-2) for part in parts]
+    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)
 
 
 def make_encoder(shapes: Mapping[str, tuple[int, ...]]) -> Encoder:
@@ -115,7 +127,8 @@ def make_encoder(shapes: Mapping[str, tuple[int, ...]]) -> Encoder:
     return PointEncoder(points, low_dim) if points else ConcatEncoder(low_dim)
 
 
-def _mlp(inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
+def mlp(inputs: int, widths: Sequence[int]) -> nn.Sequential:
+    """Returns linear layers of the given widths, each followed by LayerNorm and SiLU."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rfo.core.task import Observation
 from rfo.flow.integrate import Solver, integrate
 from rfo.flow.velocity import Velocity, VelocityField
 from rfo.policy.encoders import Encoder
+from rfo.policy.latent import LatentPolicy
 
 __all__ = ["FlowPolicy"]
 
 
-class FlowPolicy(nn.Module):
+class FlowPolicy(LatentPolicy):
     """a = tanh(x_K), with x_0 noise and x_K the solution of dx/du = v(x, u | s) at u = 1.
 
     Differentiable in the observation, the noise and the parameters (RFO, arXiv 2602.03501); nothing here needs a
@@ -33,7 +34,7 @@ class FlowPolicy(nn.Module):
 
     @property
     def action_dim(self) -> int:
-        """Size A of the action."""
+        """Size A of the latent: of one action, or of a chunk of them."""
         return self.field.action_dim
 
     def bind(self, observation: Observation) -> Velocity:
@@ -41,23 +42,10 @@ class FlowPolicy(nn.Module):
         return self.field.bind(self.encoder(observation))
 
     def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws actions.
-
-        Args:
-            observation: Normalised, first dimension B.
-            noise: x_0, standard normal, or zero for the deterministic action, shape [B, A].
-
-        Returns:
-            The latent x_K and the action tanh(x_K), each of shape [B, A].
-        """
+        """Draws x_0 = noise, and returns the latent x_K and the action tanh(x_K); see `LatentPolicy.sample`."""
         return self.carry(self.bind(observation), noise)
 
     def carry(self, velocity: Velocity, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Returns latent and action for a velocity that is bound already, so that a loss can use it again."""
         latent = integrate(velocity, noise, steps=self.steps, solver=self.solver)
         return latent, torch.tanh(latent)
-
-    def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Returns latent and action of the noise's mean, zero."""
-        batch = next(iter(observation.values()))
-        return self.sample(observation, batch.new_zeros(batch.shape[0], self.action_dim))

@@ -49,6 +49,14 @@ class Buffer:
         part.tensor = self.tensor[:, :components]
         return part
 
+    def entries(self, components: int, first: int, count: int) -> Buffer:
+        """Some of the entries of `components` each, in the same memory; kernels see those after `first` too."""
+        part = copy(self)
+        packs, _, lanes = self.tensor.shape
+        part.tensor = self.tensor[:, first * components : (first + count) * components]
+        part.array = wp.from_torch(self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False)
+        return part
+
     @property
     def nbytes(self) -> int:
         """Size in memory [B]."""
@@ -64,8 +72,9 @@ class Buffer:
         self.tensor.copy_(rows.reshape(packs, lanes, components).transpose(1, 2))
 
     def store(self, target: Tensor) -> None:
-        """Writes the lanes into a [n, components] view, ignoring lanes past n."""
+        """Writes the lanes into a [n, ...] tensor, ignoring lanes past n."""
         packs, components, lanes = self.tensor.shape
+        target = target.view(len(target), components)
         rows = self.tensor.transpose(1, 2)
         if packs == 1:
             target.copy_(rows[0, : len(target)])

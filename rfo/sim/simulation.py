@@ -62,6 +62,8 @@ class Physics(ABC):
         device: Torch device.
         dtype: Scalar type.
         lanes: Environments per pack.
+        packs_per_run: Packs that a CPU core works through in one launch: one where a pack fills its cache, many where
+            a launch would otherwise cost more than the physics.
     """
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -69,6 +71,16 @@ class Physics(ABC):
     device: torch.device
     dtype: torch.dtype
     lanes: int
+    packs_per_run: int = 1
+
+    def empty(self, n: int, name: str) -> Tensor:
+        """Allocates a tensor [n, *shape] of one of the inputs, in the memory order that its buffer copies fastest.
+
+        Unless overridden environments lie innermost: copying a pack out is then a copy of whole vectors.
+        """
+        shape = self.inputs[name]
+        tensor = torch.empty(torch.Size(shape).numel(), n, dtype=self.dtype, device=self.device)
+        return tensor.T.view(n, *shape)
 
     @abstractmethod
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
@@ -180,7 +192,7 @@ class Simulation:
     def forward(self, inputs: Sequence[Tensor], *, keep: bool) -> tuple[tuple[Tensor, ...], Tape]:
         """Runs a step outside autograd; with `keep`, the tape holds what its adjoint can use."""
         n = len(inputs[0])
-        outputs = {name: self._empty(n, self.physics.inputs[name]) for name in self.physics.outputs}
+        outputs = {name: self.physics.empty(n, name) for name in self.physics.outputs}
         tape = Tape()
         # Workspaces are acquired here because recording needs the main thread; replaying does not.
         active = [
@@ -195,12 +207,12 @@ class Simulation:
                 workspace.outputs[name].store(target[rows])
 
         self._on_cores(n, run)
-        return tuple(self._shaped(name, tensor) for name, tensor in outputs.items()), tape
+        return tuple(outputs.values()), tape
 
     def adjoint(self, inputs: Sequence[Tensor], bars: Sequence[Tensor], tape: Tape) -> tuple[Tensor, ...]:
         """Returns the adjoint of every input, given those of the outputs."""
         n = len(inputs[0])
-        results = {name: self._empty(n, shape) for name, shape in self.physics.inputs.items()}
+        results = {name: self.physics.empty(n, name) for name in self.physics.inputs}
         active = [kept or core.scratch for kept, (core, _) in zip(tape.kept, self._runs(n), strict=True)]
 
         def run(index: int, rows: slice) -> None:
@@ -215,26 +227,20 @@ class Simulation:
                 workspace.bars[name].store(target[rows])
 
         self._on_cores(n, run)
-        return tuple(self._shaped(name, tensor) for name, tensor in results.items())
+        return tuple(results.values())
 
     def _load(self, workspace: Workspace, inputs: Sequence[Tensor], rows: slice) -> None:
         for name, tensor in zip(self.physics.inputs, inputs, strict=True):
             workspace.inputs[name].load(tensor[rows])
 
-    def _empty(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        # Environments innermost in memory: copying a pack out is then a copy of whole vectors.
-        components = torch.Size(shape).numel()
-        return torch.empty(components, n, dtype=self.physics.dtype, device=self.physics.device).T
-
-    def _shaped(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor.view(len(tensor), *self.physics.inputs[name])
-
     def _runs(self, n: int) -> list[tuple[_Core, slice]]:
         """Which environments run together, and on which core.
 
-        A CPU core works through one pack at a time, which stays in its cache; a GPU takes all packs at once.
+        A CPU core works through its share in runs of `packs_per_run`; a GPU takes all packs at once.
         """
-        packs = -(-n // self.physics.lanes) if self.physics.device.type == "cuda" else 1
+        packs = -(-n // self.physics.lanes)
+        if self.physics.device.type != "cuda":
+            packs = min(-(-packs // self.threads), self.physics.packs_per_run)
         if packs not in self._cores:
             self._cores[packs] = [_Core(self.physics, packs, self._capture) for _ in range(self.threads)]
         cores, size = self._cores[packs], packs * self.physics.lanes

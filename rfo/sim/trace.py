@@ -276,7 +276,7 @@ def reverse(outputs: Sequence[Expr], seeds: Sequence[Scalar], wrt: Sequence[Expr
     active = _depends_on(topological(outputs), set(wrt))
     for node in reversed(active):
         g = adjoint.get(node)
-        if g is None or node.op in ("const", "symbol"):
+        if g is None or node.op in ("const", "symbol") or constant(g).constant == 0.0:
             continue
         for arg, contribution in zip(node.args, OPERATIONS[node.op].adjoint(g, node, *node.args), strict=True):
             adjoint[arg] = adjoint.get(arg, 0.0) + contribution

@@ -6,8 +6,9 @@ An algorithm is a frozen config dataclass with at least `horizon` (control steps
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,13 +18,18 @@ from rfo.core.registry import did_you_mean
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, TaskSpec
 
-__all__ = ["ALGORITHMS", "Algorithm", "config_class", "make_algorithm"]
+__all__ = ["ALGORITHMS", "Algorithm", "OpenLoop", "VariableHorizon", "config_class", "make_algorithm"]
 
 ALGORITHMS = {
+    "ahac": ("rfo.algo.ahac:AHACConfig", "rfo.algo.ahac:AHAC"),
+    "bptt": ("rfo.algo.bptt:BPTTConfig", "rfo.algo.bptt:BPTT"),
+    "ppo": ("rfo.algo.ppo:PPOConfig", "rfo.algo.ppo:PPO"),
     "rfo": ("rfo.algo.rfo:RFOConfig", "rfo.algo.rfo:RFO"),
     "flowrl": ("rfo.algo.flowrl:FlowRLConfig", "rfo.algo.flowrl:FlowRL"),
     "sac-flow": ("rfo.algo.sac_flow:SACFlowConfig", "rfo.algo.sac_flow:SACFlow"),
     "sac": ("rfo.algo.sac:SACConfig", "rfo.algo.sac:SAC"),
+    "sapo": ("rfo.algo.sapo:SAPOConfig", "rfo.algo.sapo:SAPO"),
+    "shac": ("rfo.algo.shac:SHACConfig", "rfo.algo.shac:SHAC"),
 }
 """Name in a config → (config dataclass, algorithm class)."""
 
@@ -47,6 +53,23 @@ class Algorithm(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a `state_dict`."""
+
+
+@runtime_checkable
+class VariableHorizon(Protocol):
+    """An algorithm that says how many control steps its next update takes, where that is not the config's horizon."""
+
+    @property
+    def horizon(self) -> int:
+        """Control steps of the next update."""
+
+
+@runtime_checkable
+class OpenLoop(Protocol):
+    """An algorithm whose policy plans several steps ahead and so remembers what it is executing."""
+
+    def controller(self, *, deterministic: bool, generator: torch.Generator | None) -> Callable[[Observation], Tensor]:
+        """Returns a policy with a memory of its own, for environments whose episodes begin together."""
 
 
 def config_class(name: str) -> type[Any]:

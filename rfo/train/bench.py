@@ -27,6 +27,7 @@ from rfo.core import registry
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
+from rfo.train.roofline import Roofline, roofline
 
 __all__ = ["BenchResult", "available_cores", "bench"]
 
@@ -47,6 +48,7 @@ class BenchResult:
         threads: Cores used.
         device: Torch device.
         dtype: Scalar type of the simulation.
+        roofline: The physics alone and its share of the processor's peak; None where nobody counts its arithmetic.
     """
 
     forward_env_steps_per_s: float
@@ -57,6 +59,7 @@ class BenchResult:
     threads: int
     device: str
     dtype: str
+    roofline: Roofline | None = None
 
 
 def available_cores() -> int:
@@ -113,9 +116,11 @@ def bench(
     forward = runner.best(runner.forward, horizon, repeats)
     on_stage("gradient")
     gradient = runner.best(runner.gradient, horizon, repeats) if task.spec.differentiable else None
-    return BenchResult(
-        forward, gradient, memory, _peak_rss(), compile_s, cores, str(task.device), str(dtype).removeprefix("torch.")
-    )
+    on_stage("physics alone")
+    state = {name: tensor.detach() for name, tensor in runner.env.state.items()}
+    ceiling = roofline(task, state, horizon, cores, lambda run: runner.best(run, horizon, repeats))
+    name = str(dtype).removeprefix("torch.")
+    return BenchResult(forward, gradient, memory, _peak_rss(), compile_s, cores, str(task.device), name, ceiling)
 
 
 class _Runner:

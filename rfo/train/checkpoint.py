@@ -39,6 +39,7 @@ def load_checkpoint(run_dir: Path, device: str | torch.device = "cpu") -> dict[s
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler met; the file is what is wrong
         raise UsageError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
-    if content.get("format") != CHECKPOINT_FORMAT:
-        raise UsageError(f"{path} has format {content.get('format')}, this version of rfo reads {CHECKPOINT_FORMAT}")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != CHECKPOINT_FORMAT:
+        raise UsageError(f"{path} has format {found}, this version of rfo reads {CHECKPOINT_FORMAT}")
     return content

@@ -6,6 +6,7 @@ Every key is a field of `ExperimentConfig` or of the algorithm's config dataclas
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from rfo.core.registry import did_you_mean
 from rfo.train.algorithms import config_class
 
 __all__ = [
+    "SEED_LIMIT",
     "Experiment",
     "ExperimentConfig",
     "available_configs",
@@ -27,6 +29,9 @@ __all__ = [
     "parse_overrides",
     "save_experiment",
 ]
+
+SEED_LIMIT = 2**62
+"""Generators take 64 bits with a sign; evaluations add to the seed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class ExperimentConfig:
         for name in ("seed", "eval_interval", "checkpoint_interval"):
             if getattr(self, name) < 0:
                 raise UsageError(f"config key {name!r} is {getattr(self, name)}; it must not be negative")
+        if self.seed >= SEED_LIMIT:
+            raise UsageError(f"config key 'seed' is {self.seed}; it must be less than 2**62")
 
 
 @dataclass(frozen=True)
@@ -227,9 +234,9 @@ def _convert_scalar(value: Any, kind: Any, where: str) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = float("nan")
-        if number == number and (kind is float or isinstance(value, int)):
+        if math.isfinite(number) and (kind is float or isinstance(value, int)):
             return kind(value)
-        if number == number and number.is_integer():
+        if math.isfinite(number) and number.is_integer():
             return int(number)
     elif kind in (bool, str) and isinstance(value, kind):
         return value

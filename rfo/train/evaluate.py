@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, Task
-from rfo.train.algorithms import Algorithm
+from rfo.train.algorithms import Algorithm, OpenLoop
 
 __all__ = ["Evaluation", "Policy", "evaluate", "random_policy", "trained_policy", "zero_policy"]
 
@@ -53,6 +53,8 @@ class Evaluation:
 def trained_policy(algorithm: Algorithm, *, deterministic: bool, device: torch.device, seed: int) -> Policy:
     """Returns an algorithm's policy with random numbers of its own."""
     generator = torch.Generator(device=device).manual_seed(seed)
+    if isinstance(algorithm, OpenLoop):
+        return algorithm.controller(deterministic=deterministic, generator=generator)
     return lambda observation: algorithm.act(observation, deterministic=deterministic, generator=generator)
 
 

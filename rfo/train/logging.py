@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from rfo.core.errors import UsageError
+
 __all__ = ["RunLogger", "cpu_name", "read_metrics", "versions"]
 
 PACKAGES = ("rfo", "torch", "warp-lang", "numpy", "trimesh", "tensorboard", "imageio", "matplotlib")
@@ -25,10 +27,15 @@ class RunLogger:
         run_dir: Folder of the run.
         rows: Rows that are already there and stay; later ones, of an interrupted run, are removed.
         env_steps: Environment steps at which those rows end.
+
+    Raises:
+        UsageError: Rows should be there, but the file is not.
     """
 
     def __init__(self, run_dir: Path, *, rows: int = 0, env_steps: int = 0) -> None:
         self.path = run_dir / "metrics.jsonl"
+        if rows and not self.path.is_file():
+            raise UsageError(f"{run_dir} holds no metrics.jsonl to continue")
         kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[:rows] if rows else []
         self.path.write_text("".join(kept), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run

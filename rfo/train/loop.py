@@ -14,9 +14,11 @@ import torch
 
 from rfo.core import registry
 from rfo.core.errors import SimulationDivergedError, UsageError
+from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
-from rfo.train.algorithms import Algorithm, make_algorithm
+from rfo.train.algorithms import Algorithm, VariableHorizon, make_algorithm
+from rfo.train.bench import available_cores
 from rfo.train.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_atomically
 from rfo.train.config import Experiment, load_experiment, save_experiment
 from rfo.train.evaluate import Evaluation, evaluate, trained_policy
@@ -62,9 +64,9 @@ class _Counters:
 def build(experiment: Experiment) -> tuple[Task, Algorithm]:
     """Builds the task and the algorithm of an experiment, in float32."""
     config = experiment.config
-    # The learner's matrices are small: one thread runs them fastest. The engine's threads are its own.
-    torch.set_num_threads(1)
-    _require_device(config.device)
+    # Matrices of low-dimensional learners are small: one thread runs them fastest. The engine's threads are its own.
+    wide = any(len(shape) > 1 for shape in registry.spec(config.env).observation_shapes.values())
+    torch.set_num_threads(config.threads or available_cores() if wide else 1)
     task = registry.make(config.env, device=config.device, dtype=torch.float32, threads=config.threads)
     algorithm = make_algorithm(
         config.algo, experiment.algorithm, task.spec, device=task.device, dtype=task.dtype, seed=config.seed
@@ -83,10 +85,20 @@ def load_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Ex
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} holds no config.yaml; give the folder of a run that `rfo train` made")
     experiment = load_experiment(str(run_dir / "config.yaml"), overrides)
+    require_machine(experiment.config.device, experiment.config.threads)
     checkpoint = load_checkpoint(run_dir, experiment.config.device)
     task, algorithm = build(experiment)
-    algorithm.load_state_dict(checkpoint["algorithm"])
+    _restore_algorithm(algorithm, checkpoint, run_dir)
     return experiment, task, algorithm
+
+
+def _restore_algorithm(algorithm: Algorithm, checkpoint: dict[str, Any], run_dir: Path) -> None:
+    try:
+        algorithm.load_state_dict(checkpoint["algorithm"])
+    except (KeyError, RuntimeError, ValueError) as error:  # other networks than those that were saved
+        raise UsageError(
+            f"the checkpoint in {run_dir} does not fit its config.yaml; restore the config it was trained with"
+        ) from error
 
 
 class Trainer:
@@ -107,16 +119,21 @@ class Trainer:
             raise UsageError(
                 f"{run_dir} already holds a run; continue it with --resume {run_dir} or give a new --run-dir"
             )
+        require_machine(experiment.config.device, experiment.config.threads)
         checkpoint = load_checkpoint(run_dir, experiment.config.device) if resume else None
         self.task, self.algorithm = build(experiment)
         config = experiment.config
         self.env = VectorEnv(self.task, config.num_envs, seed=config.seed, stagger=True)
         self.counters = _Counters()
+        self._last_steps = 0
         self.evaluation: Evaluation | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
             return
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the run's folder {run_dir}: {error.strerror}") from error
         save_experiment(experiment, run_dir / "config.yaml")
         (run_dir / "versions.json").write_text(json.dumps(versions(config.threads), indent=2) + "\n", encoding="utf-8")
 
@@ -159,8 +176,13 @@ class Trainer:
         save_atomically(content, self.run_dir / "checkpoint.pt")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        self.algorithm.load_state_dict(checkpoint["algorithm"])
+        _restore_algorithm(self.algorithm, checkpoint, self.run_dir)
         env_state = checkpoint["env"]
+        if len(env_state["elapsed"]) != self.env.n:
+            raise UsageError(
+                f"the checkpoint in {self.run_dir} has {len(env_state['elapsed'])} environments, its config.yaml says "
+                f"{self.env.n}; restore the config it was trained with"
+            )
         # Generators keep their state on the CPU whatever the device.
         self.env.load_state_dict({**env_state, "generator": env_state["generator"].cpu()})
         torch.set_rng_state(checkpoint["rng"].cpu())
@@ -168,6 +190,7 @@ class Trainer:
 
     def _update(self) -> dict[str, float]:
         config, counters = self.experiment.config, self.counters
+        self._last_steps = self._steps_of_next_update()
         started = time.perf_counter()
         try:
             metrics = self.algorithm.update(self.env, counters.env_steps / config.env_steps)
@@ -177,7 +200,7 @@ class Trainer:
             raise TrainingStoppedError(f"{error} (at {counters.env_steps} environment steps)") from error
         seconds = time.perf_counter() - started
         counters.updates += 1
-        counters.env_steps += self.experiment.steps_per_update
+        counters.env_steps += self._last_steps
         counters.train_s += seconds
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
@@ -186,7 +209,12 @@ class Trainer:
                 "try a smaller learning rate or a shorter horizon"
             )
         head = {"update": counters.updates, "env_steps": counters.env_steps, "train_s": counters.train_s}
-        return {**head, "env_steps_per_s": self.experiment.steps_per_update / seconds, **metrics}
+        return {**head, "env_steps_per_s": self._last_steps / seconds, **metrics}
+
+    def _steps_of_next_update(self) -> int:
+        if isinstance(self.algorithm, VariableHorizon):
+            return self.experiment.config.num_envs * self.algorithm.horizon
+        return self.experiment.steps_per_update
 
     def _stopped(self, error: SimulationDivergedError) -> TrainingStoppedError:
         dump = self.run_dir / "diverged.pt"
@@ -212,7 +240,7 @@ class Trainer:
 
     def _crossed(self, interval: int) -> bool:
         """Returns whether the last update passed a multiple of `interval`."""
-        now, before = self.counters.env_steps, self.counters.env_steps - self.experiment.steps_per_update
+        now, before = self.counters.env_steps, self.counters.env_steps - self._last_steps
         return interval > 0 and now // interval > before // interval
 
     def _figures(self, row: dict[str, float]) -> str:
@@ -224,12 +252,3 @@ class Trainer:
         elif "episode_return" in row:
             parts.append(f"return {row['episode_return']:.1f}")
         return "  ".join([*parts, f"{row['env_steps_per_s']:.0f} steps/s"])
-
-
-def _require_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(f"device {device!r} is not known to torch; try cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} is not there: torch sees no CUDA device; try --device cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from rfo.core.errors import UsageError
 from rfo.core.scene import Scene
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
+from rfo.train.config import SEED_LIMIT
 from rfo.train.evaluate import Policy, random_policy, trained_policy, zero_policy
 from rfo.train.loop import load_run
 from rfo.train.progress import ProgressLine
@@ -54,6 +57,14 @@ class Film:
             raise UsageError(f"cannot write {self.path}: a film is a .mp4 or a .gif file")
         if not self.path.parent.is_dir():
             raise UsageError(f"cannot write {self.path}: the folder {self.path.parent} does not exist")
+        if not os.access(self.path.parent, os.W_OK):
+            raise UsageError(f"cannot write {self.path}: the folder {self.path.parent} is not open to you")
+        for name in ("seconds", "fps", "width", "height"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise UsageError(f"--{name} is {value}; it must be positive and finite")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise UsageError(f"--seed is {self.seed}; it must not be negative, and less than 2**62")
 
 
 @torch.no_grad()

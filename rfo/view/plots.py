@@ -38,12 +38,12 @@ def plot_curve(
     runs: Mapping[str, Sequence[Sequence[Row]]],
     keys: Sequence[str],
     *,
-    x: str = "env_steps",
+    x: str | Sequence[str] = "env_steps",
     title: str = "",
     labels: Mapping[str, str] | None = None,
     points: int = 200,
 ) -> Figure:
-    """Plots learning curves, one panel per key, one line per group of runs.
+    """Plots learning curves, one panel per key and horizontal axis, one line per group of runs.
 
     A group of several runs (seeds) is drawn as their mean with the 95 % confidence interval of the mean (Student's
     t), over the range of x that all of them cover; each run is interpolated linearly onto a common grid.
@@ -52,7 +52,7 @@ def plot_curve(
         runs: Rows of `metrics.jsonl`, as dictionaries, of each run of each named group. Rows without the key (or
             with a null) are skipped.
         keys: What to plot, one panel each.
-        x: Key of the horizontal axis.
+        x: Key of the horizontal axis, or several.
         title: Above everything.
         labels: Axis labels of keys, where the key itself will not do.
         points: Grid points of a group of several runs.
@@ -62,20 +62,23 @@ def plot_curve(
     """
     if not keys or not runs:
         raise UsageError("plot: name at least one run and one key to plot")
-    names = {x: x.replace("_", " "), **(labels or {})}
-    figure = Figure(figsize=(5.6 * len(keys), 3.7), dpi=150, layout="constrained")
-    axes = figure.subplots(1, len(keys), squeeze=False)[0]
-    for axis, key in zip(axes, keys, strict=True):
+    panels = [(column, key) for key in keys for column in ([x] if isinstance(x, str) else x)]
+    names = {column: column.replace("_", " ") for column, _ in panels} | dict(labels or {})
+    figure = Figure(figsize=(5.6 * len(panels), 3.7), dpi=150, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (column, key) in zip(axes, panels, strict=True):
         drawn = False
         for index, (name, group) in enumerate(runs.items()):
-            curves = [curve for rows in group if len((curve := _curve(rows, x, key))[0])]
+            curves = [curve for rows in group if len((curve := _curve(rows, column, key))[0])]
             if curves:
                 _draw_group(axis, curves, name, SERIES[index % len(SERIES)], points)
                 drawn = True
         if not drawn:
             known = sorted({name for group in runs.values() for rows in group for row in rows for name in row})
-            raise UsageError(f"plot: no run has both {x!r} and {key!r}; there are: {', '.join(known) or 'no rows'}")
-        _style(axis, names.get(x, x), names.get(key, key))
+            raise UsageError(
+                f"plot: no run has both {column!r} and {key!r}; there are: {', '.join(known) or 'no rows'}"
+            )
+        _style(axis, names[column], names.get(key, key))
     if len(runs) > 1 or next(iter(runs)):
         axes[0].legend(frameon=False, fontsize=9, labelcolor=_INK)
     if title:

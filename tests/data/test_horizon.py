@@ -40,7 +40,7 @@ class Counter(Task):
 
 def _window(horizon: int, action: Tensor, env: VectorEnv | None = None):  # noqa: ANN202
     env = env or VectorEnv(Counter(dtype=torch.float64), len(action))
-    return collect_window(env, lambda observation, t: (action, action), horizon)
+    return collect_window(env, lambda observation, t, ended: (action, action), horizon)
 
 
 def test_observations_rewards_and_ends_are_in_step() -> None:
@@ -65,7 +65,7 @@ def test_gradient_runs_through_steps_but_not_through_resets() -> None:
     """A reward depends on every action of its own episode and environment, and on none before a reset."""
     actions = torch.full((5, 2, 1), 0.5, dtype=torch.float64, requires_grad=True)
     env = VectorEnv(Counter(dtype=torch.float64), 2)
-    window = collect_window(env, lambda observation, t: (actions[t], actions[t]), 5)
+    window = collect_window(env, lambda observation, t, ended: (actions[t], actions[t]), 5)
     (gradient,) = torch.autograd.grad(window.reward[4, 0], actions, retain_graph=True)
     assert gradient[:, 0, 0].tolist() == [0, 0, 0, 1, 1]
     assert not bool(gradient[:, 1].any())

@@ -21,31 +21,38 @@ def task() -> SoftQuadrupedQuick:
     return SoftQuadrupedQuick(dtype=torch.float64)
 
 
-def closed_loop_return(task: SoftQuadrupedQuick, learner: RFO, state: State, noise: Tensor) -> Callable[[], Tensor]:
-    """Sum of rewards over STEPS control steps under the learner's policy, from a fixed state with fixed noise."""
+def closed_loop_return(
+    task: SoftQuadrupedQuick, learner: RFO, state: State, noise: Tensor, value_weight: float
+) -> Callable[[], Tensor]:
+    """Rewards over STEPS control steps and the value at the end, from fixed state and noise, under the policy."""
 
     def evaluate() -> Tensor:
         current, total = state, torch.zeros((), dtype=torch.float64)
+        normalization = learner.normalizer.snapshot()
         for t in range(STEPS):
-            observation = learner.normalizer.snapshot()(task.observe(current))
-            _, action = learner.policy.sample(observation, noise[t])
+            _, action = learner.policy.sample(normalization(task.observe(current)), noise[t])
             following = task.dynamics(current, action)
             total = total + task.reward(current, action, following).sum()
             current = following
-        return total
+        return total + value_weight * learner.critic.mean(normalization(task.observe(current))).sum()
 
     return evaluate
 
 
-@pytest.mark.parametrize(("situation", "limit"), [("air", 1e-6), ("contact", 1e-4)])
-def test_closed_loop_gradient_equals_differences(task: SoftQuadrupedQuick, situation: str, limit: float) -> None:
-    """Through 4 flow steps and 8 control steps, the directional derivative is that of central differences."""
+@pytest.mark.parametrize(
+    ("situation", "value_weight", "limit"),
+    [("air", 0.0, 1e-6), ("contact", 0.0, 1e-4), ("air", 10.0, 1e-5), ("contact", 10.0, 1e-3)],
+)
+def test_closed_loop_gradient_equals_differences(
+    task: SoftQuadrupedQuick, situation: str, value_weight: float, limit: float
+) -> None:
+    """Through 4 flow steps, 8 control steps and a value, the directional derivative is that of central differences."""
     generator = torch.Generator().manual_seed(1)
     state = task.check_situations(generator, 2)[situation].state
     learner = RFO(RFOConfig(flow_steps=4), task.spec, dtype=torch.float64, seed=3)
     noise = torch.randn(STEPS, 2, task.spec.action_dim, generator=generator, dtype=torch.float64)
     parameters = [p for p in learner.policy.parameters() if p.requires_grad]
-    evaluate = closed_loop_return(task, learner, state, noise)
+    evaluate = closed_loop_return(task, learner, state, noise, value_weight)
     gradients = torch.autograd.grad(evaluate(), parameters)
     assert sum(float(g.square().sum()) for g in gradients) > 0
     for _ in range(2):

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import warp as wp
 
-from rfo.sim.fem.laws import tetrahedron_law, vertex_law
-from rfo.sim.fem.material import stable_neo_hookean
+from rfo.sim.fem.contact import Box, Capsule, HeightField, Sphere
+from rfo.sim.fem.laws import TET_PARAMETERS, tetrahedron_law, vertex_law
+from rfo.sim.fem.material import corotated, st_venant_kirchhoff, stable_neo_hookean
 from rfo.sim.kernel import Kernel, Law, lanes_for
 
-TET = [
-    tetrahedron_law(stable_neo_hookean, activation, damping)  # type: ignore[arg-type]
-    for activation, damping in (("fiber", "objective"), ("volumetric", "viscous"))
+TETS = [
+    tetrahedron_law(stable_neo_hookean, "fiber", "objective"),
+    tetrahedron_law(st_venant_kirchhoff, "volumetric", "viscous"),
+    tetrahedron_law(corotated, "fiber", "objective", TET_PARAMETERS),
 ]
-LAWS = [*TET, *(law.adjoint(["x", "v", "muscle"]) for law in TET), vertex_law(), vertex_law().adjoint(["x", "v", "f"])]
+OBSTACLES = (Sphere(0.1), Capsule(0.1, 0.2), Box((0.1, 0.2, 0.3)))
+VERTICES = [vertex_law(), vertex_law(HeightField(np.zeros((5, 5)), 0.1), OBSTACLES, 0.001)]
+LAWS = [
+    *TETS,
+    *(law.adjoint(["x", "v", "muscle"]) for law in TETS[:2]),
+    TETS[2].adjoint(["x", "v", "muscle", *TET_PARAMETERS], TET_PARAMETERS),
+    *VERTICES,
+    VERTICES[0].adjoint(["x", "v", "f"]),
+    VERTICES[1].adjoint(["x", "v", "f", "obstacles"]),
+]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)

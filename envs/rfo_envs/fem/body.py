@@ -12,6 +12,7 @@ from rfo.core.scene import Scene, SceneMesh
 from rfo.core.task import State
 from rfo.sim.fem import FemContact, FemModel
 from rfo.sim.fem.laws import Activation, Damping
+from rfo.sim.fem.mesh import SoftBody
 from rfo_envs.assets import asset_path
 
 __all__ = ["Probes", "load_body", "muscle_colors", "soft_scene"]
@@ -27,6 +28,7 @@ def load_body(
     contact: FemContact,
     activation: Activation,
     damping: Damping,
+    material: str = "stable-neo-hookean",
 ) -> FemModel:
     """Reads assets/bodies/<name>.npz and gives every tetrahedron the same material.
 
@@ -39,22 +41,18 @@ def load_body(
         contact: Contact with the ground.
         activation: How muscles act.
         damping: Damping law.
+        material: Constitutive law.
     """
-    body = np.load(asset_path(f"bodies/{name}.npz"))
-    everywhere = np.ones(len(body["tets"]))
-    return FemModel(
-        vertices=body["vertices"],
-        tets=body["tets"],
-        mass=body["mass"],
-        muscle_of=body["muscle_of"],
-        fiber=body["fiber"],
-        mu=mu * everywhere,
-        lam=lam * everywhere,
-        eta=eta * everywhere,
-        strength=strength * everywhere,
+    body = SoftBody.load(asset_path(f"bodies/{name}.npz"))
+    return body.model(
+        mu=mu,
+        lam=lam,
+        eta=eta,
+        strength=strength,
         contact=contact,
         activation=activation,
         damping=damping,
+        material=material,
     )
 
 

@@ -103,6 +103,10 @@ class SoftQuadruped(Task):
         """Height of the centre of mass [m]."""
         return {"height": self._mean(state["x"])[:, 1]}
 
+    def physics_operations(self) -> tuple[float, float]:
+        """The engine's arithmetic."""
+        return self.engine.operations()
+
     def scene(self, state: State, index: int) -> Scene:
         """The body's surface, lit up by its activations."""
         return soft_scene(self.model, state, index, state["action"])

@@ -15,7 +15,7 @@ from rfo.core.task import Observation, State, Task, TaskSpec
 
 __all__ = ["PendulumSwingup"]
 
-GRAVITY, LENGTH, MASS, DAMPING, MAX_TORQUE = 9.81, 1.0, 1.0, 0.1, 4.0  # [m/s^2, m, kg, N m s/rad, N m]
+GRAVITY, LENGTH, MASS, DAMPING, MAX_TORQUE = 9.81, 1.0, 1.0, 0.1, 5.0  # [m/s^2, m, kg, N m s/rad, N m]
 
 
 class PendulumSwingup(Task):

@@ -28,12 +28,15 @@ class FemContact:
         damping: Hunt-Crossley damping, as a share of the spring force per speed [s/m].
         friction: Coulomb coefficient.
         slip_speed: Speed below which friction fades to zero [m/s].
+        ramp: Depth over which the spring reaches its stiffness [m]; zero for a spring that has it at once. With many
+            vertices resting on a surface a ramp keeps the gradient smooth where they lift off.
     """
 
     stiffness: float
     damping: float
     friction: float
     slip_speed: float = 0.05
+    ramp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def obstacle_surface(shape: Shape, p: Any, pose: Any, time: Any) -> tuple[Any, A
     return distance, normal, velocity + cross(spin, arm)
 
 
-def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact: Any) -> Any:
+def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact: Any, ramp: float = 0.0) -> Any:
     """Velocity after contact [m/s].
 
     The normal force is a spring with Hunt-Crossley damping, f_n = k d⁻ (1 - c v_n)⁺; damping and Coulomb friction,
@@ -196,9 +199,14 @@ def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact
         v: Velocity before contact [m/s], shape [3].
         step: Substep over mass [s/kg].
         contact: Stiffness [N/m], damping c [s/m], friction coefficient, slip speed [m/s].
+        ramp: Depth over which the stiffness is reached [m].
     """
     stiffness, damping, friction, slip_speed = contact
-    spring = stiffness * maximum(-distance, 0.0)
+    depth = maximum(-distance, 0.0)
+    if ramp > 0.0:
+        shallow = minimum(depth, ramp)
+        depth = depth - shallow + shallow * shallow * (0.5 / ramp)
+    spring = stiffness * depth
     relative = v - carried
     approach = (relative * normal).sum()
     tangential = relative - approach * normal

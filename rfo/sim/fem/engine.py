@@ -19,6 +19,9 @@ from rfo.sim.simulation import Physics, Simulation, Store, Workspace
 
 __all__ = ["FemEngine"]
 
+SCATTER = 12
+"""Additions with which a tetrahedron adds a vector to each of its four corners."""
+
 
 class FemEngine(Physics):
     """A soft body over the ground, integrated by semi-implicit Euler.
@@ -65,7 +68,7 @@ class FemEngine(Physics):
         name, cuda = scalar_name(dtype), self.device.type == "cuda"
         self.lanes = lanes_for(name, cuda=cuda)
         tet = tetrahedron_law(model.energy, model.activation, model.damping, self.parameters)
-        vertex = vertex_law(model.ground, model.obstacles)
+        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp)
         self.tet = Kernel(tet, name, self.lanes, cuda)
         self.tet_adjoint = Kernel(
             tet.adjoint(["x", "v", "muscle", *self.parameters], accumulate=self.parameters), name, self.lanes, cuda
@@ -102,6 +105,15 @@ class FemEngine(Physics):
         shaped = {name: y.expand(len(x), *self.inputs[name]) for name, y in inputs.items()}
         result = self._simulation.step(shaped)
         return result["x"], result["v"]
+
+    def operations(self) -> tuple[float, float]:
+        """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two."""
+        tets, vertices = len(self.model.tets), len(self.model.vertices)
+        forward = tets * (self.tet.operation_count + SCATTER) + vertices * self.vertex.operation_count
+        adjoint = (
+            tets * (self.tet_adjoint.operation_count + 2 * SCATTER) + vertices * self.vertex_adjoint.operation_count
+        )
+        return float(self.substeps * forward), float(self.substeps * adjoint)
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
         """Allocates the buffers of one control step."""

@@ -67,17 +67,23 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping, va
             j=(edges[0] * cofactor[0]).sum() * inverse_det,
             f=edges.T @ rest,
         )
+        # Everything below is multiplied by -V from the start: the constants absorb it.
         by_i, by_ii, pressure, *by_f = reverse(
-            [constant(energy(strain, mu, lam))], [1.0], [strain.i_c, strain.ii_c, strain.j, *strain.f.flat]
+            [constant(energy(strain, mu, lam))], [-volume], [strain.i_c, strain.ii_c, strain.j, *strain.f.flat]
         )
-        stiffness = 2.0 * by_i * g + 4.0 * by_ii * raised
+        stiffness, motion = _DAMPING[damping](edges, rates, g, -volume * eta)
+        stiffness = stiffness + 4.0 * by_ii * raised
+        active = (-volume * strength) * muscle[0]
         if activation == "fiber":
-            stiffness = stiffness + (strength * muscle[0]) * np.outer(fiber, fiber)
+            stiffness = stiffness + active * np.outer(fiber, fiber)
         else:
-            pressure = pressure + strength * muscle[0]
-        pull = stiffness @ edges + _DAMPING[damping](edges, rates, g, eta) + (pressure * inverse_det) * cofactor
+            pressure = pressure + active
+        if damping == "objective":
+            pull = (stiffness + 2.0 * by_i * g) @ edges
+        else:  # the two terms with G share one product
+            pull = g @ (2.0 * by_i * edges + motion) + stiffness @ edges
+        pull = pull + (pressure * inverse_det) * cofactor
         pull = pull + rest @ np.array(by_f, dtype=object).reshape(3, 3).T
-        pull = -volume * pull
         return {"f": np.stack([-pull.sum(axis=0), *pull])}
 
     inputs: dict[str, Access] = {
@@ -94,7 +100,7 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping, va
     return Law("tetrahedron", forces, inputs, {"f": Corners((4, 3))})
 
 
-def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) -> Law:
+def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = (), ramp: float = 0.0) -> Law:
     """Semi-implicit Euler step of one vertex, with contact: the ground first, then each obstacle.
 
     Arguments of the law: position `x` [m], velocity `v` [m/s], force `f` [N], `mass` [kg], and for all vertices `dt`
@@ -104,6 +110,7 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) ->
     Args:
         ground: The ground; the plane y = 0 by default.
         obstacles: Shapes that move as they are told.
+        ramp: `FemContact.ramp` [m].
     """
     floor = ground or Plane()
 
@@ -113,10 +120,10 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = ()) ->
         step = dt / mass
         v_next = v + step * f + dt * gravity
         distance, normal = floor.surface(x, others.get("heights"))
-        v_next = respond(distance, normal, np.zeros(3), v_next, step, contact)
+        v_next = respond(distance, normal, np.zeros(3), v_next, step, contact, ramp)
         for i, shape in enumerate(obstacles):
             distance, normal, carried = obstacle_surface(shape, x, others["obstacles"][i], others["time"])
-            v_next = respond(distance, normal, carried, v_next, step, contact)
+            v_next = respond(distance, normal, carried, v_next, step, contact, ramp)
         return {"x_next": x + dt * v_next, "v_next": v_next}
 
     inputs: dict[str, Access] = {

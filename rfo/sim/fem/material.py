@@ -128,17 +128,25 @@ def material(name: str) -> Energy:
     return MATERIALS[name]
 
 
-def damping_viscous(edges: Any, rates: Any, gram: Any, eta: Any) -> Any:
-    """Forces per volume of P = eta dF/dt [Pa]: linear, and resists rotation too."""
-    return eta * (gram @ rates)
+def damping_viscous(edges: Any, rates: Any, gram: Any, eta: Any) -> tuple[Any, Any]:
+    """P = eta dF/dt [Pa]: linear, and resists rotation too.
+
+    Returns:
+        (A, U) such that the forces per volume are A D + G U.
+    """
+    return np.zeros((3, 3)), eta * rates
 
 
-def damping_objective(edges: Any, rates: Any, gram: Any, eta: Any) -> Any:
-    """Forces per volume of P = eta F sym(Fᵀ dF/dt) [Pa]: a Kelvin-Voigt solid, indifferent to rigid motion."""
+def damping_objective(edges: Any, rates: Any, gram: Any, eta: Any) -> tuple[Any, Any]:
+    """P = eta F sym(Fᵀ dF/dt) [Pa]: a Kelvin-Voigt solid, indifferent to rigid motion.
+
+    Returns:
+        (A, U) such that the forces per volume are A D + G U.
+    """
     product = edges @ rates.T
     strain_rate = symmetric(lambda i, j: 0.5 * (product[i, j] + product[j, i]))
     moved = strain_rate @ gram
-    return eta * (symmetric(lambda i, j: (gram[i] * moved[:, j]).sum()) @ edges)
+    return eta * symmetric(lambda i, j: (gram[i] * moved[:, j]).sum()), np.zeros((3, 3))
 
 
 def symmetric(entry: Callable[[int, int], Any]) -> Any:

@@ -60,8 +60,10 @@ class FemModel:
     obstacles: tuple[Shape, ...] = ()
 
     def __post_init__(self) -> None:
-        determinants = np.linalg.det(self.edges())
-        bad = np.flatnonzero(determinants <= 0)
+        edges = self.edges()
+        # Six volumes over the longest edge cubed: 0.7 for a regular tetrahedron, zero to rounding for a flat one.
+        quality = np.linalg.det(edges) / np.linalg.norm(edges, axis=2).max(axis=1, initial=1e-300) ** 3
+        bad = np.flatnonzero(~(quality > 1e-6))
         if len(bad):
             raise UsageError(
                 f"{len(bad)} of {len(self.tets)} tetrahedra are inverted or flat, the first is tetrahedron {bad[0]} "

@@ -114,6 +114,18 @@ def weighted(sim: Any) -> Any:
     return total
 
 
+def test_a_ramp_has_no_kink() -> None:
+    """With a ramp the spring sets in with zero slope and is a shifted line beyond it."""
+    law = vertex_law(ramp=0.01)
+    depth = np.array([-0.01, 0.0, 1e-5, 0.005, 0.01, 0.02])
+    x = np.zeros((1, 6, 3))
+    x[..., 1] = -depth
+    values = {"x": x, "v": np.zeros_like(x), "f": np.zeros_like(x), "mass": np.ones(6), "dt": np.array([1e-6])}
+    values |= {"gravity": np.zeros(3), "contact": np.array([1e3, 0.0, 0.0, 0.05])}
+    force = run_law(law, values, {"x_next": (6, 3), "v_next": (6, 3)})["v_next"][0, :, 1] / 1e-6
+    assert force == pytest.approx([0.0, 0.0, 1e3 * 1e-10 / 0.02, 1.25, 5.0, 15.0], abs=1e-9)
+
+
 @pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)
 def test_gradient_over_every_ground(ground: Any) -> None:
     """Feet in contact: 1e-4 of differences in float64."""

@@ -1,0 +1,34 @@
+"""A dumbbell that jumps by shortening and releasing its stem."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rfo.core.task import State
+from rfo_envs.fem.locomotion import SoftLocomotion, locomotion_spec
+
+__all__ = ["SoftJumper"]
+
+LANDMARKS = {
+    f"{level}_{i}": (x, y, z)
+    for level, y in {"foot": 0.0, "head": 0.5}.items()
+    for i, (x, z) in enumerate([(0.4, 0.4), (0.4, 0.0), (0.0, 0.4), (0.0, 0.0)])
+}
+
+
+class SoftJumper(SoftLocomotion):
+    """Jump, and forward where possible: 118 vertices, 220 tetrahedra, 44 kg, four upright muscles in the stem."""
+
+    spec = locomotion_spec("soft-jumper", muscles=4, landmarks=LANDMARKS)
+    body = "soft_jumper"
+    landmarks = LANDMARKS
+
+    def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
+        """The reward of locomotion, and 5 for every metre that the centre of mass is above where it rests."""
+        height = (next_state["x"][..., 1] - self._settled[:, 1]) @ self._mass_share
+        return super().reward(state, action, next_state) + 5.0 * height
+
+    def metrics(self, state: State) -> dict[str, Tensor]:
+        """Uprightness, and height of the centre of mass above where it rests [m]."""
+        height = (state["x"][..., 1] - self._settled[:, 1]) @ self._mass_share
+        return {**super().metrics(state), "height": height}

@@ -1,0 +1,1 @@
+"""Tasks of articulated rigid bodies."""

@@ -1,0 +1,120 @@
+"""Short-horizon actor-critic: climb a window's return through the simulator, closed by a value (arXiv 2204.07137).
+
+SHAC, SAPO, AHAC and RFO differ in their policy and in what they add; the window, the surrogate return, its one backward
+pass and the value's fit are these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from rfo.algo.learner import Figures, Stopwatch, require_gradients
+from rfo.algo.valued import ValuedConfig, ValuedLearner
+from rfo.core.task import Observation, TaskSpec
+from rfo.data.horizon import Sampler, Window, flatten_batch, select_rows
+from rfo.data.returns import discount_weights, surrogate_return
+from rfo.policy.critics import frozen
+from rfo.policy.normalize import Normalization
+
+__all__ = ["ShortHorizonConfig", "ShortHorizonLearner"]
+
+
+@dataclass(frozen=True)
+class ShortHorizonConfig(ValuedConfig):
+    """What the path through the simulator adds; tags as in `LearnerConfig`.
+
+    Attributes:
+        observation_gradient: "attached", or "detached" as in D.Va (arXiv 2505.10646): the policy's observation is cut
+            from the graph, and the gradient flows through the dynamics alone [P].
+    """
+
+    observation_gradient: Literal["attached", "detached"] = "attached"
+
+
+ShortHorizonT = TypeVar("ShortHorizonT", bound=ShortHorizonConfig)
+
+
+class ShortHorizonLearner(ValuedLearner[ShortHorizonT]):
+    """One pathwise policy step and one value fit per window; the arguments are those of `Learner`.
+
+    Raises:
+        UsageError: The task has no gradients, or an observation no encoder reads.
+    """
+
+    def __init__(
+        self,
+        config: ShortHorizonT,
+        spec: TaskSpec,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        require_gradients(spec, type(self).__name__)
+        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
+
+    def improve(self, window: Window, normalization: Normalization, progress: float, watch: Stopwatch) -> Figures:
+        """Takes one step of the actor and fits the critics."""
+        window = self.shape_rewards(window)
+        losses = self.actor_losses(window, normalization, progress)
+        norm = self.climb(losses["total"])
+        watch.lap("backward")
+        figures: Figures = {"gradient_norm": norm}
+        figures |= {f"{name}_loss": loss for name, loss in losses.items() if name != "total"}
+        figures |= self.value_fit.fit(window, normalization, self.value_starts(window))
+        watch.lap("critic")
+        return figures
+
+    def shape_rewards(self, window: Window) -> Window:
+        """Returns the window whose rewards are climbed and valued: as it is, unless overridden."""
+        return window
+
+    def value_starts(self, window: Window) -> Tensor | None:
+        """Returns where the critics are fitted, bool [H, N]; None for every step."""
+        return None
+
+    def actor_losses(self, window: Window, normalization: Normalization, progress: float) -> dict[str, Tensor]:
+        """Returns `total`, the loss to descend, and its parts; `actor` is minus the discounted return.
+
+        Args:
+            window: What was collected.
+            normalization: The statistics it was collected with.
+            progress: Share of the training done.
+        """
+        loss = self.pathwise_loss(window, normalization)
+        return {"actor": loss, "total": loss}
+
+    def pathwise_loss(self, window: Window, normalization: Normalization) -> Tensor:
+        """Returns minus the surrogate return, closed by the mean of both values."""
+        config = self.config
+        rows = window.bootstrap_rows()
+        closing = select_rows(flatten_batch(window.final_observation), rows)
+        critic = self.value_fit.bootstrap
+        with frozen(critic):
+            value = critic.mean(normalization(closing))
+        weights = discount_weights(window.done, gamma=config.gamma, dtype=self.dtype)
+        return -surrogate_return(window.reward, weights, rows, value, gamma=config.gamma)
+
+    def make_sampler(self, normalization: Normalization, noise: Tensor) -> Sampler:
+        """Returns what draws the actions of a window from noise [H, N, A]."""
+        prepare = self.make_view(normalization)
+        return lambda observation, t, ended: self.policy.sample(prepare(observation), noise[t])
+
+    def make_view(self, normalization: Normalization) -> Normalization | DetachedView:
+        """Returns how the policy sees an observation during a window."""
+        return normalization if self.config.observation_gradient == "attached" else DetachedView(normalization)
+
+
+@dataclass(frozen=True)
+class DetachedView:
+    """Normalises an observation and cuts it from the graph."""
+
+    normalization: Normalization
+
+    def __call__(self, observation: Observation) -> Observation:
+        """Returns the normalised observation without graph."""
+        return self.normalization({key: value.detach() for key, value in observation.items()})

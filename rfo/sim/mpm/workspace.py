@@ -1,0 +1,147 @@
+"""The buffers of one MPM control step and the launches over them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from rfo.sim.bridge import Buffer, warp_device
+from rfo.sim.mpm.transfer import BOX, FLAGS
+from rfo.sim.simulation import Workspace
+
+if TYPE_CHECKING:
+    from rfo.sim.mpm.engine import MpmEngine
+
+__all__ = ["MpmWorkspace", "Planes"]
+
+
+class Planes(Buffer):
+    """A quantity of all particles, each component contiguous and padded to whole vectors.
+
+    What pads repeats the last particle, so it stays finite; no transfer reads it.
+    """
+
+    def __init__(self, packs: int, components: int, engine: MpmEngine) -> None:
+        super().__init__(packs, components * engine.stride, 1, engine.dtype, engine.device)
+        self._planes = self.tensor.view(packs, components, engine.stride)
+        self._count = engine.model.particle_count
+
+    def load(self, values: Tensor) -> None:
+        """Fills the buffer from [packs, particle_count, ...] values."""
+        planes = values.detach().flatten(2).transpose(1, 2)
+        self._planes[:, :, : self._count].copy_(planes)
+        if self._count < self._planes.shape[2]:
+            self._planes[:, :, self._count :].copy_(
+                planes[:, :, -1:].expand(-1, -1, self._planes.shape[2] - self._count)
+            )
+
+    def store(self, target: Tensor) -> None:
+        """Writes the buffer into a [packs, particle_count, ...] tensor."""
+        target.flatten(2).copy_(self._planes[:, :, : self._count].transpose(1, 2))
+
+
+class MpmWorkspace(Workspace):
+    """Particle states before every substep, one grid, and one set of adjoints."""
+
+    def __init__(self, engine: MpmEngine, packs: int, scratch: MpmWorkspace | None, transient: bool) -> None:
+        self._engine, self._packs, self._device = engine, packs, warp_device(engine.device)
+        sizes = {name: torch.Size(engine.inputs[name][1:]).numel() for name in ("x", "v", "c", "s", "figures")}
+        kept = 2 if transient else engine.substeps + 1
+        self._states = [
+            {name: Planes(packs, sizes[name], engine) for name in ("x", "v", "c", "s")} for _ in range(kept)
+        ]
+        last = self._states[engine.substeps % kept]
+        self._figures = Planes(packs, sizes["figures"], engine)
+        self._tools = self._buffer(engine.substeps * len(engine.model.tools) * engine.inputs["tools"][2])
+        self._flags = self._buffer(FLAGS)
+        self.inputs = {**self._states[0], "flags": self._flags, "tools": self._tools, "figures": self._figures}
+        self.outputs = {**last, "flags": self._flags}
+        self._shared: dict[str, Any] = scratch._shared if scratch else self._allocate_shared()
+        if not transient:
+            self._bars: dict[str, Buffer] = scratch._bars if scratch else self._allocate_bars(sizes)
+            self.bars = {name: self._bars[name] for name in engine.inputs}
+
+    def _buffer(self, components: int) -> Buffer:
+        engine = self._engine
+        return Buffer(self._packs, max(components, 1), 1, engine.dtype, engine.device).head(components)
+
+    def _allocate_shared(self) -> dict[str, Any]:
+        """What a substep needs and nobody keeps."""
+        engine, nodes = self._engine, self._engine.model.node_count + 16
+        shared = {name: self._buffer(4 * nodes).array for name in ("grid", "velocity", "bar_grid")}
+        shared["a"], shared["reach"] = (Planes(self._packs, size, engine).array for size in (9, 1))
+        shared["bar_a"] = Planes(self._packs, 9, engine).array
+        shared["box"] = wp.zeros((self._packs, BOX), dtype=wp.int32, device=self._device)
+        return shared
+
+    def _allocate_bars(self, sizes: dict[str, int]) -> dict[str, Buffer]:
+        bars: dict[str, Buffer] = {name: Planes(self._packs, sizes[name], self._engine) for name in sizes}
+        bars["tools"] = self._buffer(torch.Size(self._engine.inputs["tools"]).numel())
+        bars["flags"] = self._buffer(FLAGS)
+        return bars
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the stored substeps [B]."""
+        return sum(buffer.nbytes for state in self._states for buffer in state.values())
+
+    def _arrays(self, substep: int) -> dict[str, Any]:
+        before = self._states[substep % len(self._states)]
+        after = self._states[(substep + 1) % len(self._states)]
+        return {
+            **self._shared,
+            **{name: buffer.array for name, buffer in before.items()},
+            **{f"{name}_next": buffer.array for name, buffer in after.items()},
+            "figures": self._figures.array,
+            "flags": self._flags.array,
+            "tools": self._frames(self._tools, substep),
+        }
+
+    def _frames(self, tools: Buffer, substep: int) -> Any:
+        """The tools' frames of one substep: a window on those of all."""
+        size = len(self._engine.model.tools) * self._engine.inputs["tools"][2]
+        return tools.array[:, substep * size : (substep + 1) * size] if size else tools.array
+
+    def _launch(self, kernel: Any, names: list[str], arrays: dict[str, Any]) -> None:
+        inputs = [self._engine.model.particle_count, *(arrays[name] for name in names)]
+        wp.launch(kernel, dim=self._packs, inputs=inputs, device=self._device, record_tape=False)
+
+    def _to_grid(self, arrays: dict[str, Any]) -> None:
+        """Deforms the particles and brings their momentum to the grid, and the grid to its velocity."""
+        engine = self._engine
+        elements = engine.stride // engine.vector
+        engine.particle.launch(arrays, elements=elements, packs=self._packs, device=self._device)
+        self._launch(engine.transfers.scatter, ["x", "v", "a", "figures", "reach", "grid", "flags", "box"], arrays)
+        tools = ["tools"] if engine.model.tools else []
+        self._launch(engine.grid.forward, ["grid", "velocity", *tools, "box"], arrays)
+
+    def forward(self) -> None:
+        """Launches the substeps."""
+        for substep in range(self._engine.substeps):
+            arrays = self._arrays(substep)
+            self._to_grid(arrays)
+            arrays = {**arrays, "grid": arrays["velocity"]}
+            self._launch(self._engine.transfers.gather, ["grid", "x", "x_next", "v_next", "c_next", "box"], arrays)
+
+    def adjoint(self) -> None:
+        """Launches the adjoint substeps, last first; each replaces the adjoints of the state in place."""
+        engine = self._engine
+        bars = {f"bar_{name}": buffer.array for name, buffer in self._bars.items()}
+        bars["bar_s_next"] = bars["bar_s"]
+        for name in ("bar_tools", "bar_figures", "bar_flags"):
+            bars[name].zero_()
+        for substep in reversed(range(engine.substeps)):
+            arrays = {**self._arrays(substep), **bars}
+            arrays["bar_tools"] = self._frames(self._bars["tools"], substep)
+            self._to_grid(arrays)
+            names = ["grid", "x", "v_next", "bar_x", "bar_v", "bar_c", "bar_grid", "box"]
+            self._launch(engine.transfers.gather_adjoint, names, {**arrays, "grid": arrays["velocity"]})
+            tools = ["tools", "bar_tools"] if engine.model.tools else []
+            self._launch(engine.grid.adjoint, ["grid", "bar_grid", *tools, "box"], arrays)
+            names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures", "box"]
+            self._launch(engine.transfers.scatter_adjoint, names, arrays)
+            elements = engine.stride // engine.vector
+            engine.particle_adjoint.launch(arrays, elements=elements, packs=self._packs, device=self._device)

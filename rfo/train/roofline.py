@@ -1,0 +1,82 @@
+"""How close the physics alone comes to what the processor can do.
+
+The physics is timed without observation and reward: control steps of random actions, forward, and forward with
+backward. Its arithmetic is counted from the kernels (a fused multiply-add as two operations); the peak is measured in
+the same run, on registers, for one core, and multiplied by the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rfo.core.task import State, Task
+
+__all__ = ["Roofline", "roofline"]
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Speed of the physics, and its share of the peak.
+
+    Attributes:
+        physics_forward_env_steps_per_s: Control steps per second, forward.
+        physics_gradient_env_steps_per_s: The same, forward and backward.
+        operations_per_env_step: Counted operations forward, and forward with backward.
+        peak_operations_per_s: Measured peak of all threads.
+        forward_percent_of_peak: Achieved share forward [%].
+        gradient_percent_of_peak: Achieved share forward and backward [%].
+    """
+
+    physics_forward_env_steps_per_s: float
+    physics_gradient_env_steps_per_s: float
+    operations_per_env_step: tuple[float, float]
+    peak_operations_per_s: float
+    forward_percent_of_peak: float
+    gradient_percent_of_peak: float
+
+
+def roofline(
+    task: Task, state: State, horizon: int, threads: int, best: Callable[[Callable[[int], None]], float]
+) -> Roofline | None:
+    """Measures a task whose engine counts its arithmetic and runs on the CPU; None for others.
+
+    Args:
+        task: The task.
+        state: Where to start, N environments.
+        horizon: Control steps H of a window.
+        threads: Cores in use.
+        best: Times a function of a horizon: control steps per second, summed over environments.
+    """
+    counted = task.physics_operations()
+    if counted is None or task.device.type != "cpu":
+        return None
+    from rfo.sim.peak import peak_operations_per_second
+
+    n = len(next(iter(state.values())))
+    generator = torch.Generator().manual_seed(0)
+    actions = 2.0 * torch.rand((horizon, n, task.spec.action_dim), generator=generator, dtype=task.dtype) - 1.0
+
+    def run(actions: Tensor) -> State:
+        following = state
+        for action in actions:
+            following = task.dynamics(following, action)
+        return following
+
+    def forward(_: int) -> None:
+        with torch.no_grad():
+            run(actions)
+
+    def gradient(_: int) -> None:
+        leaf = actions.clone().requires_grad_()
+        last = run(leaf)
+        torch.autograd.grad(torch.stack([y.sum() for y in last.values() if y.requires_grad]).sum(), leaf)
+
+    rates = best(forward), best(gradient)
+    peak = threads * peak_operations_per_second(str(task.dtype).removeprefix("torch."))
+    operations = counted[0], counted[0] + counted[1]
+    shares = [100.0 * rate * count / peak for rate, count in zip(rates, operations, strict=True)]
+    return Roofline(*rates, operations, peak, *shares)

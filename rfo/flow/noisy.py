@@ -36,7 +36,6 @@ __all__ = [
     "VelocityNoise",
     "path_log_prob",
     "roll_out",
-    "squash_log_det",
 ]
 
 NoisyVelocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -146,15 +145,6 @@ def path_log_prob(law: StepLaw, velocity: NoisyVelocity, states: list[Tensor]) -
         mean, log_std = law.moments(states[k], k * dt, dt, drawn, log_sigma)
         total = total + _normal_log_prob(states[k + 1], mean, log_std)
     return total
-
-
-def squash_log_det(latent: Tensor) -> Tensor:
-    """Returns sum_j log(1 - tanh(x_j)^2), shape [B], in a form that stays finite for large |x|.
-
-    What a density loses in passing through the tanh: log p(a) = log p(x) - this.
-    """
-    # log(1 - tanh^2) = 2 (log 2 - x - softplus(-2 x))
-    return (2.0 * (math.log(2.0) - latent - torch.nn.functional.softplus(-2.0 * latent))).sum(dim=-1)
 
 
 def _normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from rfo.core.task import Observation
 from rfo.flow.noise_level import NoisyField
-from rfo.flow.noisy import StepLaw, roll_out, squash_log_det
+from rfo.flow.noisy import StepLaw, roll_out
 from rfo.policy.encoders import Encoder
+from rfo.policy.latent import squash_correction
 
 __all__ = ["NoisyFlowPolicy"]
 
@@ -44,7 +45,7 @@ class NoisyFlowPolicy(nn.Module):
             in the action, shape [B].
         """
         path = roll_out(self.law, self.field.bind(self.encoder(observation)), noise[0], noise[1:])
-        return path.latent, torch.tanh(path.latent), path.log_prob - squash_log_det(path.latent)
+        return path.latent, torch.tanh(path.latent), path.log_prob - squash_correction(path.latent)
 
     def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Returns latent and action of the noises' mean, zero."""

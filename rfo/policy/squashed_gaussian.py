@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rfo.core.task import Observation
 from rfo.flow.noise_level import bounded_log
-from rfo.flow.noisy import squash_log_det
 from rfo.policy.encoders import Encoder
+from rfo.policy.latent import squash_correction
 
 __all__ = ["SquashedGaussianPolicy"]
 
@@ -51,7 +51,7 @@ class SquashedGaussianPolicy(nn.Module):
         log_std = bounded_log(raw)
         latent = torch.addcmul(mean, log_std.exp(), noise[0])
         density = (-0.5 * noise[0].square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
-        return latent, torch.tanh(latent), density - squash_log_det(latent)
+        return latent, torch.tanh(latent), density - squash_correction(latent)
 
     def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Returns latent and action of the mean."""

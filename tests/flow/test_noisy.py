@@ -17,7 +17,6 @@ from rfo.flow.noisy import (
     VelocityNoise,
     path_log_prob,
     roll_out,
-    squash_log_det,
 )
 
 LAWS: tuple[StepLaw, ...] = (MarginalPreserving(), Uncorrected(), LatentNoise(), VelocityNoise())
@@ -90,13 +89,6 @@ def test_the_drift_preserves_the_marginal_as_the_steps_grow() -> None:
     coarse, fine = _marginal_error(MarginalPreserving(), 4), _marginal_error(MarginalPreserving(), 128)
     assert fine < 0.02 < coarse
     assert _marginal_error(Uncorrected(), 128) > 0.1
-
-
-def test_the_tanhs_part_is_finite_and_right() -> None:
-    """It equals the logarithm of the derivative, and stays finite where that underflows."""
-    x = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(squash_log_det(x), torch.log1p(-torch.tanh(x).square())[:, 0])
-    assert float(squash_log_det(torch.tensor([[40.0]]))) == pytest.approx(2 * (math.log(2.0) - 40.0), rel=1e-6)
 
 
 def test_the_noise_level_gets_an_entropy_gradient() -> None:

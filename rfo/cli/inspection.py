@@ -62,7 +62,13 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    """Measures one environment."""
+    """Measures one environment, or one algorithm's gradient update."""
+    if (options.env is None) == (options.algo is None):
+        raise UsageError("name an environment to measure, or an algorithm with --algo, and not both")
+    if options.algo is not None:
+        return _bench_update(options)
+    if options.dtype == "bfloat16" or options.velocity is not None:
+        raise UsageError("--dtype bfloat16 and --velocity go with --algo")
     import torch
 
     from rfo.train.bench import bench
@@ -86,6 +92,30 @@ def run_bench(options: argparse.Namespace) -> int:
     figures |= figures.pop("roofline") or {}
     for name, value in figures.items():
         table.add_row(name, f"{value:,.1f}" if isinstance(value, float) else "-" if value is None else f"{value}")
+    Console().print(table)
+    return 0
+
+
+def _bench_update(options: argparse.Namespace) -> int:
+    from rfo.train.bench_update import bench_update
+
+    if options.dtype == "float64":
+        raise UsageError("--algo is measured in float32 or bfloat16")
+    result = bench_update(
+        options.algo,
+        velocity=options.velocity,
+        size=options.size,
+        threads=options.threads,
+        dtype=options.dtype,
+        device=options.device,
+    )
+    figures = dataclasses.asdict(result)
+    if options.json:
+        print(json.dumps(figures))
+        return 0
+    table = Table("figure", "value", title=f"one update of {options.algo}, {options.size} size")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else "-" if value is None else f"{value}")
     Console().print(table)
     return 0
 

@@ -139,11 +139,14 @@ def _add_check(commands: Commands[Parser]) -> None:
 
 
 def _add_bench(commands: Commands[Parser]) -> None:
-    parser = _add(commands, "bench", "inspection", "measure an environment's speed and memory")
-    parser.add_argument("env", metavar="ID", help="environment")
+    parser = _add(commands, "bench", "inspection", "measure an environment's speed and memory, or an update's time")
+    parser.add_argument("env", nargs="?", metavar="ID", help="environment")
+    parser.add_argument("--algo", choices=("flowrl", "sac-flow", "sac"), help="measure an algorithm's gradient update")
+    parser.add_argument("--velocity", choices=("mlp", "gated", "decoded"), help="velocity network of --algo")
+    parser.add_argument("--size", choices=("released", "small"), default="released", help="sizes of --algo")
     parser.add_argument("--envs", type=int, default=32, metavar="N", help="environments (default: 32)")
     parser.add_argument("--horizon", type=int, default=32, metavar="H", help="steps of a window (default: 32)")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="scalar type")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16"), default="float32", help="type")
     _add_json(parser)
     _add_machine(parser)
 

@@ -43,5 +43,9 @@ class FlowPolicy(LatentPolicy):
 
     def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Draws x_0 = noise, and returns the latent x_K and the action tanh(x_K); see `LatentPolicy.sample`."""
-        latent = integrate(self.bind(observation), noise, steps=self.steps, solver=self.solver)
+        return self.carry(self.bind(observation), noise)
+
+    def carry(self, velocity: Velocity, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns latent and action for a velocity that is bound already, so that a loss can use it again."""
+        latent = integrate(velocity, noise, steps=self.steps, solver=self.solver)
         return latent, torch.tanh(latent)

@@ -25,6 +25,9 @@ ALGORITHMS = {
     "bptt": ("rfo.algo.bptt:BPTTConfig", "rfo.algo.bptt:BPTT"),
     "ppo": ("rfo.algo.ppo:PPOConfig", "rfo.algo.ppo:PPO"),
     "rfo": ("rfo.algo.rfo:RFOConfig", "rfo.algo.rfo:RFO"),
+    "flowrl": ("rfo.algo.flowrl:FlowRLConfig", "rfo.algo.flowrl:FlowRL"),
+    "sac-flow": ("rfo.algo.sac_flow:SACFlowConfig", "rfo.algo.sac_flow:SACFlow"),
+    "sac": ("rfo.algo.sac:SACConfig", "rfo.algo.sac:SAC"),
     "sapo": ("rfo.algo.sapo:SAPOConfig", "rfo.algo.sapo:SAPO"),
     "shac": ("rfo.algo.shac:SHACConfig", "rfo.algo.shac:SHAC"),
 }

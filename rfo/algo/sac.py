@@ -1,0 +1,48 @@
+"""SAC with a Gaussian policy (arXiv 1812.05905): the control for the flow policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rfo.algo.action_value_fit import ActionValueFit, TargetFit
+from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig, StochasticPolicy
+from rfo.policy.action_critics import ActionCritics
+from rfo.policy.encoders import make_encoder
+from rfo.policy.squashed_gaussian import SquashedGaussianPolicy
+
+__all__ = ["SAC", "SACConfig"]
+
+
+@dataclass(frozen=True)
+class SACConfig(SoftActorCriticConfig):
+    """Figures of SAC.
+
+    Attributes:
+        actor_hidden: Widths of the policy's hidden layers.
+    """
+
+    batch_size: int = 256
+    critic_lr: float = 1e-3
+    beta1: float = 0.9
+    interval: int = 2
+    critic_hidden: tuple[int, ...] = (256, 256)
+    actor_hidden: tuple[int, ...] = (256, 256)
+
+
+class SAC(SoftActorCritic):
+    """The learner."""
+
+    config: SACConfig
+
+    def own_target_entropy(self) -> float:
+        """Returns -1 per action entry."""
+        return -float(self.spec.action_dim)
+
+    def _make_policy(self) -> StochasticPolicy:
+        encoder = make_encoder(self.spec.observation_shapes)
+        return SquashedGaussianPolicy(encoder, self.spec.action_dim, self.config.actor_hidden)
+
+    def _make_fit(self) -> ActionValueFit:
+        encoder = make_encoder(self.spec.observation_shapes)
+        critics = ActionCritics(encoder, self.spec.action_dim, self.config.critic_hidden, layer_norm=False)
+        return TargetFit(critics, self.config.tau)

@@ -21,9 +21,9 @@ from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation
 from rfo.data.chunks import ChunkController, ChunkSampler, plan_starts
 from rfo.data.horizon import Window, collect_window, select_rows
+from rfo.flow.fields import VelocityName, make_field
 from rfo.flow.integrate import SOLVERS, SolverName
 from rfo.flow.matching import Reduction, conditional_flow_matching
-from rfo.flow.velocity import VelocityMLP
 from rfo.policy.encoders import make_encoder
 from rfo.policy.flow import FlowPolicy
 from rfo.policy.normalize import Normalization
@@ -36,6 +36,7 @@ class RFOConfig(ShortHorizonConfig):
     """Every figure of RFO; tags as in `LearnerConfig`.
 
     Attributes:
+        velocity: Velocity field: a plain network [S], Flow-G or Flow-T [I].
         flow_steps: Steps K of the flow [T].
         solver: One-step method of the flow [S].
         c_past: Weight of the pull towards the latents of recent windows [T].
@@ -52,6 +53,7 @@ class RFOConfig(ShortHorizonConfig):
         chunk_values: The critics are fitted at "every" step or at the steps where a "chunk" begins [I].
     """
 
+    velocity: VelocityName = "mlp"
     flow_steps: int = 4
     solver: SolverName = "euler"
     c_past: float = 0.2
@@ -98,7 +100,9 @@ class RFO(ShortHorizonLearner[RFOConfig]):
         config = self.config
         encoder = make_encoder(self.spec.observation_shapes)
         size = config.chunk * self.spec.action_dim
-        field = VelocityMLP(encoder.feature_dim, size, config.actor_hidden, output_std=config.output_std)
+        field = make_field(
+            config.velocity, encoder.feature_dim, size, config.actor_hidden, output_std=config.output_std
+        )
         self.policy = FlowPolicy(encoder, field, steps=config.flow_steps, solver=SOLVERS[config.solver])
         self.critic = self.make_critic()
         self._past: deque[tuple[Observation, Tensor]] = deque(maxlen=config.past_windows)

@@ -33,6 +33,8 @@ LEARNERS: dict[str, tuple[type[Learner[Any]], Any]] = {
     "ppo": (PPO, PPOConfig(**VALUED)),
     "rfo": (RFO, RFOConfig(**VALUED, flow_steps=3)),
     "rfo-chunks": (RFO, RFOConfig(**VALUED, flow_steps=3, chunk=3, execute=2, chunk_values="chunk")),
+    "rfo-gated": (RFO, RFOConfig(**VALUED, flow_steps=3, velocity="gated")),
+    "rfo-decoded": (RFO, RFOConfig(**VALUED, flow_steps=3, velocity="decoded")),
     "sapo": (SAPO, SAPOConfig(**VALUED)),
     "shac": (SHAC, SHACConfig(**VALUED, target_mix=0.2)),
 }
@@ -78,13 +80,14 @@ def test_continuing_is_bitwise_the_same(name: str, task: type[Task]) -> None:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_it_learns(name: str) -> None:
-    """On the toy task the reward rises in some seconds."""
+    """On the toy task the reward rises to the optimum's neighbourhood in some seconds, wherever it starts."""
     changes: dict[str, Any] = {"actor_lr": 3e-3} if name == "ppo" else {}
     algo, env = _build(name, n=32, actor_hidden=(32, 32), **changes)
     count = 80
     metrics = [algo.update(env, i / count) for i in range(count)]
     first, last = (sum(m["reward_mean"] for m in part) / 10 for part in (metrics[:10], metrics[-10:]))
-    assert last > first + 0.4
+    assert last > -0.6
+    assert last > first + 0.25
 
 
 def _loss(name: str, algo: Any, env: VectorEnv) -> Tensor:
@@ -98,7 +101,7 @@ def _loss(name: str, algo: Any, env: VectorEnv) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("name", ["ahac", "bptt", "rfo-chunks", "sapo", "shac"])
+@pytest.mark.parametrize("name", ["ahac", "bptt", "rfo-chunks", "rfo-gated", "rfo-decoded", "sapo", "shac"])
 def test_policy_gradient_equals_differences(name: str) -> None:
     """Through control steps, entropy and value bootstrap, with episodes ending inside the window."""
     changes = {"c_past": 0.0, "c_uni": 0.0} if name.startswith("rfo") else {}

@@ -119,7 +119,7 @@ class StiffnessProbe:
 
     def _listener(self, t: int) -> Callable[[Tensor], None]:
         def listen(gradient: Tensor) -> None:
-            square = gradient.detach().square().flatten(1).sum(dim=1)
+            square = gradient.detach().square().reshape(len(gradient), -1).sum(dim=1)
             self._squares[t] = self._squares[t] + square if t in self._squares else square
 
         return listen

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfo.algo.learner import Figures, Stopwatch, require
-from rfo.algo.short_horizon import ShortHorizonConfig, ShortHorizonLearner
+from rfo.algo.base import Stopwatch, require
+from rfo.algo.learner import Figures
+from rfo.algo.shac import SHAC, SHACConfig
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
-from rfo.core.task import Observation, State, TaskSpec
+from rfo.core.task import Observation, State
 from rfo.data.horizon import Window, collect_window
-from rfo.policy.gaussian import GaussianPolicy, make_free_gaussian
 from rfo.policy.normalize import Normalization
 
 __all__ = ["AHAC", "AHACConfig", "AdaptiveHorizon", "StiffnessProbe"]
 
 
 @dataclass(frozen=True)
-class AHACConfig(ShortHorizonConfig):
+class AHACConfig(SHACConfig):
     """Every figure of AHAC; tags as in `LearnerConfig`.
 
     Attributes:
@@ -38,7 +38,6 @@ class AHACConfig(ShortHorizonConfig):
         stiffness_limit: Largest growth c_t of an adjoint through a control step [I].
         multiplier_lr: Step of the multipliers, per update [I].
         horizon_lr: Steps by which the horizon grows per update while no constraint is active [I].
-        log_std: Log standard deviation at the start, one per action entry and the same in every state [C].
     """
 
     horizon: int = 8
@@ -47,7 +46,6 @@ class AHACConfig(ShortHorizonConfig):
     stiffness_limit: float = 1.2
     multiplier_lr: float = 0.1
     horizon_lr: float = 0.25
-    log_std: float = -1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,36 +117,22 @@ class StiffnessProbe:
 
     def _listener(self, t: int) -> Callable[[Tensor], None]:
         def listen(gradient: Tensor) -> None:
-            square = gradient.detach().square().flatten(1).sum(dim=1)
+            square = gradient.detach().square().reshape(len(gradient), -1).sum(dim=1)
             self._squares[t] = self._squares[t] + square if t in self._squares else square
 
         return listen
 
 
-class AHAC(ShortHorizonLearner[AHACConfig]):
+class AHAC(SHAC):
     """SHAC's policy and critics with windows of adaptive length; the arguments are those of `ShortHorizonLearner`."""
 
-    policy: GaussianPolicy
+    config: AHACConfig
 
-    def __init__(
-        self,
-        config: AHACConfig,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
-        self.adaptive = AdaptiveHorizon(config)
+    def set_up(self) -> None:
+        """Begins with the first horizon."""
+        super().set_up()
+        self.adaptive = AdaptiveHorizon(self.config)
         self._probe = StiffnessProbe()
-
-    def build_networks(self) -> None:
-        """Builds the policy, then the critics."""
-        config = self.config
-        shapes, size = self.spec.observation_shapes, self.spec.action_dim
-        self.policy = make_free_gaussian(shapes, size, config.actor_hidden, config.log_std)
-        self.critic = self.make_critic()
 
     @property
     def horizon(self) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfo.algo.learner import Figures, Learner, LearnerConfig, Stopwatch, require_gradients
-from rfo.core.task import TaskSpec
+from rfo.algo.base import Stopwatch
+from rfo.algo.learner import Figures, Learner, LearnerConfig
 from rfo.data.horizon import Window
 from rfo.data.returns import discount_weights, surrogate_return
 from rfo.policy.gaussian import GaussianPolicy, make_free_gaussian
@@ -37,19 +37,9 @@ class BPTT(Learner[BPTTConfig]):
         UsageError: The task has no gradients, or an observation no encoder reads.
     """
 
-    policy: GaussianPolicy
+    needs_gradients = True
 
-    def __init__(
-        self,
-        config: BPTTConfig,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        require_gradients(spec, "BPTT")
-        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
+    policy: GaussianPolicy
 
     def build_networks(self) -> None:
         """Builds the policy."""

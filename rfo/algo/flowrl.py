@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rfo.algo.base import require
 from rfo.algo.off_policy import OffPolicy, OffPolicyConfig, backward_and_step, blend
 from rfo.core.task import Observation
 from rfo.data.replay import Batch, Replay
@@ -71,11 +72,11 @@ class FlowRLConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(("flow_steps", "interval", "recent"), lambda v: v >= 1, "must be at least 1")
-        self._require(("expectile",), lambda v: 0 < v < 1, "must lie in (0, 1)")
-        self._require(("recent_share",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
-        self._require(("guidance",), lambda v: v >= 0, "must not be negative")
-        self._require(("lr", "weight_max"), lambda v: v > 0, "must be positive")
+        require(self, ("flow_steps", "interval", "recent"), lambda v: v >= 1, "must be at least 1")
+        require(self, ("expectile",), lambda v: 0 < v < 1, "must lie in (0, 1)")
+        require(self, ("recent_share",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
+        require(self, ("guidance",), lambda v: v >= 0, "must not be negative")
+        require(self, ("lr", "weight_max"), lambda v: v > 0, "must be positive")
 
 
 Guidance = Callable[[Tensor, Tensor, Tensor, FlowRLConfig], Tensor]
@@ -128,6 +129,7 @@ class FlowRL(OffPolicy):
     """The learner: a flow policy, twin Q and Q_beta as four stacked networks, and V_beta."""
 
     config: FlowRLConfig
+    policy: FlowPolicy
 
     def _build(self) -> None:
         config, spec = self.config, self.spec
@@ -166,7 +168,7 @@ class FlowRL(OffPolicy):
     def _critic_loss(self, batch: Batch, here: Observation, there: Observation) -> tuple[Tensor, Tensor]:
         """Returns the loss of all critics and the values of the four stacked ones, shape [4, B]."""
         with torch.no_grad():
-            following = self.policy.sample(there, self._noise(len(batch.reward), self._learning))[1]
+            following = self.policy.sample(there, self.policy_noise(len(batch.reward), self._learning))[1]
             then = self.targets.inputs(there, following)
             now = self.targets.inputs(here, batch.action)
             # Q' looks at (s', a') and Q_beta' at (s, a): two inputs each, one product.
@@ -184,26 +186,21 @@ class FlowRL(OffPolicy):
     def _actor_loss(self, batch: Batch, here: Observation, behavior: Tensor) -> tuple[Tensor, Tensor]:
         rows = len(batch.reward)
         velocity = self.policy.bind(here)
-        _, action = self.policy.carry(velocity, self._noise(rows, self._learning))
+        _, action = self.policy.carry(velocity, self.policy_noise(rows, self._learning))
         with frozen(self.critics):
             value = self.critics.first(2, here, action).amin(dim=0)
         target = batch.latent if self.variant.latent_targets else batch.action
-        noise = self._noise(rows, self._learning)
+        noise = self.policy_noise(rows, self._learning)
         u = torch.rand((rows, 1), generator=self._learning, dtype=self.dtype, device=self.device)
         error = velocity(torch.lerp(noise, target, u), u) - (target - noise)
         error = error.square().mean(dim=-1)
         guidance = self.variant.guidance(error, behavior, value.detach(), self.config)
         return guidance - value.mean(), guidance
 
-    def _draw(self, prepared: Observation, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        if generator is None:
-            return self.policy.deterministic(prepared)
-        rows = next(iter(prepared.values())).shape[0]
-        return self.policy.sample(prepared, self._noise(rows, generator))
-
-    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
+    def policy_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Returns noise within the variant's bound, shape [rows, A]."""
         bound = self.variant.noise_bound
-        noise = self._normal((rows, self.spec.action_dim), generator)
+        noise = self.draw_noise((rows,), generator)
         return noise if bound == float("inf") else noise.clamp(-bound, bound)
 
     def _sample(self, replay: Replay) -> Batch:
@@ -218,7 +215,7 @@ class FlowRL(OffPolicy):
         )
 
     def _figure_counts(self, learned: int) -> dict[str, int]:
-        due = -(-self.updates // self.config.interval) - -(-(self.updates - learned) // self.config.interval)
+        due = self._due_every(self.config.interval, learned)
         return {"actor_loss": due, "guidance_loss": due}
 
     def _critics(self, action_dim: int, copies: int) -> ActionCritics:

@@ -1,26 +1,23 @@
-"""What every learner here shares: a policy, its optimizer, a normaliser, schedules, and one update per window."""
+"""What learners on windows share: the policy's optimizer, schedules, and one update per window."""
 
 from __future__ import annotations
 
 import math
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from rfo.algo.base import BaseLearner, Stopwatch, has_widths, require
 from rfo.algo.value_fit import clip_gradient
-from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
-from rfo.core.task import Observation, TaskSpec
 from rfo.data.horizon import EpisodeReturns, Sampler, Window, collect_window
 from rfo.policy.latent import LatentPolicy
-from rfo.policy.normalize import Normalization, RunningNormalizer
+from rfo.policy.normalize import Normalization
 
-__all__ = ["Figures", "Learner", "LearnerConfig", "Stopwatch", "has_widths", "require", "require_gradients"]
+__all__ = ["Figures", "Learner", "LearnerConfig"]
 
 Figures = dict[str, Tensor | float]
 """Figures to log, by name."""
@@ -67,88 +64,26 @@ class LearnerConfig:
         require(self, ("actor_hidden",), has_widths, "needs widths of at least 1")
 
 
-def require(config: Any, names: Sequence[str], holds: Callable[[Any], Any], rule: str) -> None:
-    """Checks fields of a config.
-
-    Raises:
-        UsageError: A field breaks the rule.
-    """
-    for name in names:
-        if not holds(getattr(config, name)):
-            raise UsageError(f"algo.{name} {rule}, got {getattr(config, name)}")
-
-
-def has_widths(hidden: tuple[int, ...]) -> bool:
-    """Whether these are the widths of at least one hidden layer."""
-    return bool(hidden) and min(hidden) >= 1
-
-
-def require_gradients(spec: TaskSpec, name: str) -> None:
-    """Refuses a task without gradients.
-
-    Raises:
-        UsageError: The task is not differentiable.
-    """
-    if not spec.differentiable:
-        raise UsageError(f"{spec.id} is not differentiable and {name} needs gradients of the dynamics")
-
-
 ConfigT = TypeVar("ConfigT", bound=LearnerConfig)
 
 
-class Learner(ABC, Generic[ConfigT]):
+class Learner(BaseLearner[ConfigT]):
     """A policy and one `update` per window; how the policy is improved is left open.
 
-    Args:
-        config: Every figure.
-        spec: The task's spec.
-        device: Device of the networks, which must be the task's.
-        dtype: Scalar type of the networks, which must be the task's.
-        seed: Seed of the networks and of every draw.
-
-    Raises:
-        UsageError: An observation that no encoder reads.
+    The arguments are those of `BaseLearner`.
     """
 
     policy: LatentPolicy
 
-    def __init__(
-        self,
-        config: ConfigT,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        self.config, self.spec = config, spec
-        self.device, self.dtype = torch.device(device), dtype
-        self.updates = 0
-        with torch.random.fork_rng(devices=[]):
-            # On the CPU and in float32 first, so that one seed gives one network on every device.
-            torch.manual_seed(seed)
-            self.build_networks()
-            seeds = torch.randint(2**62, (3,)).tolist()
-        # One stream per use: what one part draws never shifts another.
-        self.rollout_noise, self.loss_noise, self.fit_order = (
-            torch.Generator(device=self.device).manual_seed(value) for value in seeds
-        )
-        self.policy.to(self.device, dtype)
-        self.normalizer = RunningNormalizer(
-            spec.observation_shapes,
-            dtype=dtype,
-            device=self.device,
-            std_floor=config.normalizer_floor,
-            clip=config.normalizer_clip,
-        )
+    def set_up(self) -> None:
+        """Moves the policy to the device and makes its optimizer."""
+        config = self.config
+        self.rollout_noise, self.loss_noise, self.fit_order = self.generators
+        self.policy.to(self.device, self.dtype)
         self.optimizer = self.make_optimizer(self.policy, config.actor_lr)
         self.schedules: list[tuple[torch.optim.Optimizer, float]] = [(self.optimizer, config.actor_lr)]
         """Optimizers whose learning rate decays linearly from the given one to `lr_min`."""
         self._episodes: EpisodeReturns | None = None
-
-    @abstractmethod
-    def build_networks(self) -> None:
-        """Sets `policy`, and other networks; torch's global generator is seeded while this runs."""
 
     @abstractmethod
     def improve(self, window: Window, normalization: Normalization, progress: float, watch: Stopwatch) -> Figures:
@@ -179,7 +114,7 @@ class Learner(ABC, Generic[ConfigT]):
         Raises:
             FloatingPointError: A gradient is not finite; the optimizer has not been given it.
         """
-        self._require_match(env)
+        self.require_match(env)
         self._decay_learning_rates(progress)
         watch = Stopwatch(self.device)
         normalization = self.normalizer.snapshot()
@@ -204,28 +139,6 @@ class Learner(ABC, Generic[ConfigT]):
         """Returns what draws the actions of a window from noise [H, N, A]."""
         return lambda observation, t, ended: self.policy.sample(normalization(observation), noise[t])
 
-    @torch.no_grad()
-    def act(
-        self, observation: Observation, *, deterministic: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Returns actions, shape [N, A].
-
-        Args:
-            observation: As the task gives it.
-            deterministic: Use the noise's mean, zero, instead of noise.
-            generator: Source of the noise; by default the one of the rollouts, which then moves on.
-        """
-        return torch.tanh(self.latent(observation, deterministic=deterministic, generator=generator))
-
-    @torch.no_grad()
-    def latent(self, observation: Observation, *, deterministic: bool, generator: torch.Generator | None) -> Tensor:
-        """Returns the policy's latent outside training; see `act`."""
-        prepared = self.normalizer.snapshot()(observation)
-        if deterministic:
-            return self.policy.deterministic(prepared)[0]
-        n = next(iter(observation.values())).shape[0]
-        return self.policy.sample(prepared, self.draw_noise((n,), generator or self.rollout_noise))[0]
-
     def climb(self, loss: Tensor) -> float:
         """Takes one step of the policy down a loss and returns the gradient's norm before clipping.
 
@@ -240,22 +153,19 @@ class Learner(ABC, Generic[ConfigT]):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to continue bit for bit; tensors are the live ones, as in torch's modules."""
-        return {
+        return super().state_dict() | {
             "updates": self.updates,
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "normalizer": self.normalizer.state_dict(),
-            "generators": [generator.get_state() for generator in self._generators()],
             "episodes": None if self._episodes is None else self._episodes.running.clone(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a `state_dict`."""
+        super().load_state_dict(state_dict)
         self.updates = state_dict["updates"]
-        for name in ("policy", "optimizer", "normalizer"):
-            getattr(self, name).load_state_dict(state_dict[name])
-        for generator, state in zip(self._generators(), state_dict["generators"], strict=True):
-            generator.set_state(state.cpu())
+        self.policy.load_state_dict(state_dict["policy"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
         self._episodes = None
         if state_dict["episodes"] is not None:
             self._episodes = EpisodeReturns(len(state_dict["episodes"]), device=self.device, dtype=self.dtype)
@@ -267,14 +177,6 @@ class Learner(ABC, Generic[ConfigT]):
         return torch.optim.AdamW(
             module.parameters(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
-
-    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Returns standard normal noise for the policy, shape [*shape, A]."""
-        size = (*shape, self.policy.action_dim)
-        return torch.randn(size, generator=generator, dtype=self.dtype, device=self.device)
-
-    def _generators(self) -> tuple[torch.Generator, ...]:
-        return self.rollout_noise, self.loss_noise, self.fit_order
 
     def _decay_learning_rates(self, progress: float) -> None:
         for optimizer, lr in self.schedules:
@@ -292,39 +194,3 @@ class Learner(ABC, Generic[ConfigT]):
             "latent_std": window.latent.std(),
         }
         return metrics | ({"episode_return": finished.mean()} if len(finished) else {})
-
-    def _require_match(self, env: VectorEnv) -> None:
-        task = env.task
-        if task.device != self.device or task.dtype != self.dtype:
-            raise UsageError(
-                f"{task.spec.id} runs on {task.device} in {task.dtype} and the learner on {self.device} in "
-                f"{self.dtype}; build both with the same device and dtype"
-            )
-
-
-class Stopwatch:
-    """Seconds spent in the parts of an update.
-
-    Args:
-        device: Waited for at every lap.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._laps: dict[str, float] = {}
-        self._last = self._now()
-
-    def lap(self, name: str) -> None:
-        """Books the time since the last lap to a part."""
-        now = self._now()
-        self._laps[name] = self._laps.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def seconds(self) -> dict[str, float]:
-        """Returns `seconds_<part>` of every part."""
-        return {f"seconds_{name}": value for name, value in self._laps.items()}
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()

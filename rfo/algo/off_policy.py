@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -12,11 +11,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from rfo.algo.base import BaseLearner, Stopwatch, require
 from rfo.core.errors import UsageError
 from rfo.core.shell import Transition, VectorEnv
-from rfo.core.task import Observation, TaskSpec
+from rfo.core.task import Observation
 from rfo.data.replay import Batch, Replay
-from rfo.policy.normalize import Normalization, RunningNormalizer
+from rfo.policy.normalize import Normalization
 
 __all__ = ["OffPolicy", "OffPolicyConfig", "backward_and_step", "blend"]
 
@@ -53,65 +53,34 @@ class OffPolicyConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        self._require(("horizon", "batch_size", "replay_capacity", "n_step"), lambda v: v >= 1, "must be at least 1")
-        self._require(("updates_per_step", "learning_starts"), lambda v: v >= 0, "must not be negative")
-        self._require(("normalizer_floor", "normalizer_clip"), lambda v: v > 0, "must be positive")
-        self._require(("gamma",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
-
-    def _require(self, names: tuple[str, ...], holds: Callable[[Any], bool], rule: str) -> None:
-        for name in names:
-            if not holds(getattr(self, name)):
-                raise UsageError(f"algo.{name} {rule}, got {getattr(self, name)}")
+        require(self, ("horizon", "batch_size", "replay_capacity", "n_step"), lambda v: v >= 1, "must be at least 1")
+        require(self, ("updates_per_step", "learning_starts"), lambda v: v >= 0, "must not be negative")
+        require(self, ("normalizer_floor", "normalizer_clip"), lambda v: v > 0, "must be positive")
+        require(self, ("gamma",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
 
 
-class OffPolicy(ABC):
+class OffPolicy(BaseLearner[OffPolicyConfig]):
     """Collects and learns in turn; what is learned is the subclass's.
 
-    A subclass builds its networks in `_build`, whose random numbers come from the seed, and lists them in `_modules`
-    and its optimizers in `_optimizers`, by name.
-
-    Args:
-        config: Every figure.
-        spec: The task's spec; gradients of the dynamics are not needed and not used.
-        device: Device of the networks, which must be the task's.
-        dtype: Scalar type of the networks, which must be the task's.
-        seed: Seed of the networks and of every draw.
+    A subclass builds its networks in `_build`, whose random numbers come from the seed, and registers them by
+    `_register` and its optimizers by `_optimize`. The arguments are those of `BaseLearner`.
     """
 
-    def __init__(
-        self,
-        config: OffPolicyConfig,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        self.config, self.spec = config, spec
-        self.device, self.dtype = torch.device(device), dtype
-        self.env_steps, self.updates, self._owed = 0, 0, 0.0
-        self.normalizer = RunningNormalizer(
-            spec.observation_shapes,
-            dtype=dtype,
-            device=self.device,
-            std_floor=config.normalizer_floor,
-            clip=config.normalizer_clip if config.normalizer == "running" else float("inf"),
-        )
+    def build_networks(self) -> None:
+        """Makes what is registered while networks and optimizers are built, then these."""
         self._modules: dict[str, nn.Module] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
-        with torch.random.fork_rng(devices=[]):
-            # On the CPU and in float32 first, so that one seed gives one network on every device.
-            torch.manual_seed(seed)
-            self._build()
-            # One stream per use: what one part draws never shifts another.
-            seeds = torch.randint(2**62, (3,)).tolist()
-        # Acting, drawing from the replay, and learning.
-        self._acting, self._drawing, self._learning = (
-            torch.Generator(device=self.device).manual_seed(value) for value in seeds
-        )
+        self._build()
+
+    def set_up(self) -> None:
+        """Names the generators and begins without a replay."""
+        self._acting, self._drawing, self._learning = self.generators
+        if self.config.normalizer == "none":
+            self.normalizer.clip = float("inf")
+        self._normalization = self.normalizer.snapshot()
+        self.env_steps, self._owed = 0, 0.0
         self.replay: Replay | None = None
         self._returns: Tensor | None = None
-        self._normalization = self.normalizer.snapshot()
 
     @abstractmethod
     def _build(self) -> None:
@@ -120,10 +89,6 @@ class OffPolicy(ABC):
     @abstractmethod
     def learn(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
         """Makes one gradient update and returns figures, scalars without graph."""
-
-    @abstractmethod
-    def _draw(self, prepared: Observation, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Returns latent and action for normalised observations; the deterministic ones without a generator."""
 
     def update(self, env: VectorEnv, progress: float) -> dict[str, float]:
         """Takes `horizon` control steps with the gradient updates due in between.
@@ -138,27 +103,25 @@ class OffPolicy(ABC):
         Raises:
             FloatingPointError: A loss is not finite.
         """
-        self._require_match(env)
+        self.require_match(env)
         replay = self._replay_of(env.n)
         sums: dict[str, Tensor] = {}
-        learned, acting_s, learning_s = 0, 0.0, 0.0
-        rewards, finished = [], []
+        learned, rewards, finished = 0, [], []
         with torch.no_grad():
             observation = env.begin_window()
+        watch = Stopwatch(self.device)
         for _ in range(self.config.horizon):
-            started = self._clock()
             observation, transition = self._act_once(env, replay, observation)
             rewards.append(transition.reward.mean())
             finished.append(self._ended_returns(transition))
-            acted = self._clock()
+            watch.lap("acting")
             for _ in range(self._due(env.n, replay)):
                 figures = self.learn(self._sample(replay), self._normalization)
                 self.updates += 1
                 learned += 1
                 for name, value in figures.items():
                     sums[name] = sums[name] + value if name in sums else value
-            acting_s += acted - started
-            learning_s += self._clock() - acted
+            watch.lap("learning")
         counts = self._figure_counts(learned)
         metrics = {name: float(value) / max(1, counts.get(name, learned)) for name, value in sums.items()}
         self._require_finite(metrics)
@@ -166,46 +129,27 @@ class OffPolicy(ABC):
         ended = torch.cat(finished)
         if len(ended):
             metrics["episode_return"] = float(ended.mean())
-        return metrics | {"seconds_acting": acting_s, "seconds_learning": learning_s}
-
-    @torch.no_grad()
-    def act(
-        self, observation: Observation, *, deterministic: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Returns actions, shape [N, A].
-
-        Args:
-            observation: As the task gives it.
-            deterministic: Act without noise.
-            generator: Source of the noise; by default the one of the collection, which then moves on.
-        """
-        prepared = self.normalizer.snapshot()(observation)
-        return self._draw(prepared, None if deterministic else generator or self._acting)[1]
+        return metrics | watch.seconds()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to continue bit for bit, the replay included; tensors are the live ones."""
-        return {
+        return super().state_dict() | {
             "counters": (self.env_steps, self.updates, self._owed),
             "modules": {name: module.state_dict() for name, module in self._modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
-            "normalizer": self.normalizer.state_dict(),
-            "generators": [generator.get_state() for generator in (self._acting, self._drawing, self._learning)],
             "replay": None if self.replay is None else self.replay.state_dict(),
             "returns": self._returns,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a `state_dict`."""
+        super().load_state_dict(state_dict)
         self.env_steps, self.updates, self._owed = state_dict["counters"]
         for name, module in self._modules.items():
             module.load_state_dict(state_dict["modules"][name])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state_dict["optimizers"][name])
-        self.normalizer.load_state_dict(state_dict["normalizer"])
         self._normalization = self.normalizer.snapshot()
-        generators = (self._acting, self._drawing, self._learning)
-        for generator, state in zip(generators, state_dict["generators"], strict=True):
-            generator.set_state(state.cpu())
         returns, self.replay = state_dict["returns"], None
         self._returns = None if returns is None else returns.to(self.device, copy=True)
         if state_dict["replay"] is not None:
@@ -214,6 +158,10 @@ class OffPolicy(ABC):
     def _figure_counts(self, learned: int) -> dict[str, int]:
         """Returns of how many updates a figure is the sum, where that is not all `learned` of them."""
         return {}
+
+    def _due_every(self, interval: int, learned: int) -> int:
+        """Returns how many of the last `learned` updates had a number divisible by `interval`."""
+        return -(-self.updates // interval) - -(-(self.updates - learned) // interval)
 
     def _register(self, name: str, *modules: nn.Module) -> nn.Module:
         """Moves modules to the device and type of the learner and keeps them under a name for checkpoints."""
@@ -231,9 +179,6 @@ class OffPolicy(ABC):
     def _autocast(self) -> AbstractContextManager[Any]:
         enabled = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-    def _normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
 
     def _replay_of(self, num_envs: int) -> Replay:
         if self.replay is None:
@@ -258,7 +203,7 @@ class OffPolicy(ABC):
             action = 2.0 * uniform - 1.0
             latent = torch.atanh(action.clamp(-0.999, 0.999))
         else:
-            latent, action = self._draw(self._normalization(observation), self._acting)
+            latent, action = self.draw(self._normalization(observation), self._acting)
         transition = env.step(action)
         replay.add(observation, latent, action, transition)
         if self.config.normalizer == "running":
@@ -290,19 +235,6 @@ class OffPolicy(ABC):
         for name, value in metrics.items():
             if value != value or abs(value) == float("inf"):
                 raise FloatingPointError(f"{name} is {value} within the last {self.config.horizon} steps")
-
-    def _require_match(self, env: VectorEnv) -> None:
-        task = env.task
-        if task.device != self.device or task.dtype != self.dtype:
-            raise UsageError(
-                f"{task.spec.id} runs on {task.device} in {task.dtype} and the learner on {self.device} in "
-                f"{self.dtype}; build both with the same device and dtype"
-            )
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfo.algo.learner import Figures, Stopwatch, require
+from rfo.algo.base import Stopwatch, require
+from rfo.algo.learner import Figures
 from rfo.algo.valued import ValuedConfig, ValuedLearner
 from rfo.core.shell import VectorEnv
-from rfo.core.task import Observation, TaskSpec
+from rfo.core.task import Observation
 from rfo.data.horizon import Window, flatten_batch, select_rows
 from rfo.policy.gaussian import GaussianPolicy, gaussian_log_prob, make_free_gaussian
 from rfo.policy.normalize import Normalization
@@ -56,18 +57,11 @@ class PPO(ValuedLearner[PPOConfig]):
 
     policy: GaussianPolicy
 
-    def __init__(
-        self,
-        config: PPOConfig,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
+    def set_up(self) -> None:
+        """Leaves the actor's learning rate to the divergence."""
+        super().set_up()
         # The divergence drives the actor's learning rate, not the clock.
-        self.schedules = [(self.value_fit.optimizer, config.critic_lr)]
+        self.schedules = [(self.value_fit.optimizer, self.config.critic_lr)]
 
     def build_networks(self) -> None:
         """Builds the policy, then the critics."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rfo.algo.learner import require
+from rfo.algo.base import require
 from rfo.algo.short_horizon import ShortHorizonConfig, ShortHorizonLearner
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rfo.algo.action_value_fit import ActionValueFit, CrossFit, TargetFit
+from rfo.algo.base import require
 from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig, StochasticPolicy
 from rfo.core.errors import UsageError
 from rfo.core.task import TaskSpec
@@ -63,9 +64,9 @@ class SACFlowConfig(SoftActorCriticConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(("flow_steps",), lambda v: v >= 1, "must be at least 1")
-        self._require(("sigma",), lambda v: v > 0, "must be positive")
-        self._require(("warm_up",), lambda v: v >= 0, "must not be negative")
+        require(self, ("flow_steps",), lambda v: v >= 1, "must be at least 1")
+        require(self, ("sigma",), lambda v: v > 0, "must be positive")
+        require(self, ("warm_up",), lambda v: v >= 0, "must not be negative")
 
 
 PAPER_HIDDEN = {"mlp": (256, 256), "gated": (128,), "decoded": (64, 64)}

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfo.algo.learner import Figures, Stopwatch, require
+from rfo.algo.base import Stopwatch, require
+from rfo.algo.learner import Figures
 from rfo.algo.short_horizon import ShortHorizonConfig, ShortHorizonLearner
 from rfo.algo.value_fit import clip_gradient
 from rfo.core.shell import VectorEnv
-from rfo.core.task import Observation, TaskSpec
+from rfo.core.task import Observation
 from rfo.data.horizon import Window, collect_window
 from rfo.policy.encoders import make_encoder
 from rfo.policy.gaussian import GaussianPolicy, PredictedSpread
@@ -59,22 +60,16 @@ class SAPO(ShortHorizonLearner[SAPOConfig]):
 
     policy: GaussianPolicy
 
-    def __init__(
-        self,
-        config: SAPOConfig,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
-        start = torch.tensor(math.log(config.alpha), dtype=dtype, device=self.device)
+    def set_up(self) -> None:
+        """Makes alpha and its optimizer."""
+        super().set_up()
+        config = self.config
+        start = torch.tensor(math.log(config.alpha), dtype=self.dtype, device=self.device)
         self.log_alpha = torch.nn.Parameter(start)
         self.alpha_optimizer = torch.optim.AdamW(
             [self.log_alpha], lr=config.alpha_lr, betas=config.betas, weight_decay=0.0
         )
-        self.target_entropy = config.target_entropy * spec.action_dim
+        self.target_entropy = config.target_entropy * self.spec.action_dim
         self._entropy: Tensor | None = None
 
     def build_networks(self) -> None:

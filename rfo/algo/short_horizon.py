@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor
 
-from rfo.algo.learner import Figures, Stopwatch, require_gradients
+from rfo.algo.base import Stopwatch
+from rfo.algo.learner import Figures
 from rfo.algo.valued import ValuedConfig, ValuedLearner
-from rfo.core.task import Observation, TaskSpec
+from rfo.core.task import Observation
 from rfo.data.horizon import Sampler, Window, flatten_batch, select_rows
 from rfo.data.returns import discount_weights, surrogate_return
 from rfo.policy.critics import frozen
@@ -45,17 +45,7 @@ class ShortHorizonLearner(ValuedLearner[ShortHorizonT]):
         UsageError: The task has no gradients, or an observation no encoder reads.
     """
 
-    def __init__(
-        self,
-        config: ShortHorizonT,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        require_gradients(spec, type(self).__name__)
-        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
+    needs_gradients = True
 
     def improve(self, window: Window, normalization: Normalization, progress: float, watch: Stopwatch) -> Figures:
         """Takes one step of the actor and fits the critics."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rfo.algo.action_value_fit import ActionValueFit, TargetFit
+from rfo.algo.base import Policy, require
 from rfo.algo.off_policy import OffPolicy, OffPolicyConfig, backward_and_step
 from rfo.core.task import Observation
 from rfo.data.replay import Batch
@@ -52,23 +53,19 @@ class SoftActorCriticConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(("interval",), lambda v: v >= 1, "must be at least 1")
-        self._require(("actor_lr", "critic_lr", "alpha"), lambda v: v > 0, "must be positive")
-        self._require(("beta1",), lambda v: 0 <= v < 1, "must lie in [0, 1)")
-        self._require(("tau",), lambda v: 0 < v <= 1, "must lie in (0, 1]")
+        require(self, ("interval",), lambda v: v >= 1, "must be at least 1")
+        require(self, ("actor_lr", "critic_lr", "alpha"), lambda v: v > 0, "must be positive")
+        require(self, ("beta1",), lambda v: 0 <= v < 1, "must lie in [0, 1)")
+        require(self, ("tau",), lambda v: 0 < v <= 1, "must lie in (0, 1]")
 
 
-class StochasticPolicy(Protocol):
+class StochasticPolicy(Policy, Protocol):
     """A policy whose draws have a log-probability."""
 
     steps: int
 
     def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps noise [steps + 1, B, A] to latent [B, A], action [B, A] and log-probability [B]."""
-        ...
-
-    def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Returns latent and action without noise."""
         ...
 
 
@@ -98,6 +95,7 @@ class SoftActorCritic(OffPolicy):
     """
 
     config: SoftActorCriticConfig
+    policy: StochasticPolicy
 
     @abstractmethod
     def own_target_entropy(self) -> float:
@@ -137,7 +135,7 @@ class SoftActorCritic(OffPolicy):
         alpha = self.temperature.log_alpha.detach().exp()
         with self._autocast():
             with torch.no_grad():
-                _, following, log_prob = self.policy.sample(there, self._noise(len(batch.reward), self._learning))
+                _, following, log_prob = self.policy.sample(there, self.policy_noise(len(batch.reward), self._learning))
             baseline = self.target_entropy if self.config.entropy_baseline == "target" else 0.0
             bonus = alpha * (-log_prob - baseline)
             loss, values = self.fit.loss(here, batch.action, there, following, bonus, batch.reward, batch.discount)
@@ -155,21 +153,16 @@ class SoftActorCritic(OffPolicy):
     def _improve(self, here: Observation, alpha: Tensor) -> dict[str, Tensor]:
         rows = next(iter(here.values())).shape[0]
         with self._autocast(), frozen(self.fit.critics):
-            _, action, log_prob = self.policy.sample(here, self._noise(rows, self._learning))
+            _, action, log_prob = self.policy.sample(here, self.policy_noise(rows, self._learning))
             loss = self.actor_loss(here, action, log_prob, alpha)
         backward_and_step(loss, self.policy_optimizer)
         backward_and_step(self.temperature.loss(log_prob, self.target_entropy), self.alpha_optimizer)
         return {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean()}
 
-    def _draw(self, prepared: Observation, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        if generator is None:
-            return self.policy.deterministic(prepared)
-        rows = next(iter(prepared.values())).shape[0]
-        return self.policy.sample(prepared, self._noise(rows, generator))[:2]
-
-    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
-        return self._normal((self.policy.steps + 1, rows, self.spec.action_dim), generator)
+    def policy_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Returns noise for the flow's beginning and each of its steps, shape [steps + 1, rows, A]."""
+        return self.draw_noise((self.policy.steps + 1, rows), generator)
 
     def _figure_counts(self, learned: int) -> dict[str, int]:
-        due = -(-self.updates // self.config.interval) - -(-(self.updates - learned) // self.config.interval)
+        due = self._due_every(self.config.interval, learned)
         return {"actor_loss": due, "entropy": due}

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-
-from rfo.algo.learner import Learner, LearnerConfig, has_widths, require
+from rfo.algo.base import has_widths, require
+from rfo.algo.learner import Learner, LearnerConfig
 from rfo.algo.value_fit import ValueFit
-from rfo.core.task import TaskSpec
 from rfo.policy.critics import TwinCritic
 from rfo.policy.encoders import make_encoder
 
@@ -58,17 +56,11 @@ class ValuedLearner(Learner[ValuedT]):
 
     critic: TwinCritic
 
-    def __init__(
-        self,
-        config: ValuedT,
-        spec: TaskSpec,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(config, spec, device=device, dtype=dtype, seed=seed)
-        self.critic.to(self.device, dtype)
+    def set_up(self) -> None:
+        """Makes the critics' optimizer and fit."""
+        super().set_up()
+        config = self.config
+        self.critic.to(self.device, self.dtype)
         self.value_fit = ValueFit(
             self.critic,
             self.make_optimizer(self.critic, config.critic_lr),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from rfo.core.task import Observation
 from rfo.flow.noise_level import bounded_log
 from rfo.policy.encoders import Encoder
+from rfo.policy.gaussian import gaussian_log_prob
 from rfo.policy.latent import squash_correction
 
 __all__ = ["SquashedGaussianPolicy"]
@@ -50,7 +50,7 @@ class SquashedGaussianPolicy(nn.Module):
         mean, raw = self.network(self.encoder(observation)).chunk(2, dim=-1)
         log_std = bounded_log(raw)
         latent = torch.addcmul(mean, log_std.exp(), noise[0])
-        density = (-0.5 * noise[0].square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+        density = gaussian_log_prob(noise[0], log_std)
         return latent, torch.tanh(latent), density - squash_correction(latent)
 
     def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from pushed_task import Cloud, Pushed
 from torch import Tensor
 
-from rfo.algo.ahac import AHAC, AdaptiveHorizon, AHACConfig
+from rfo.algo.ahac import AHAC, AdaptiveHorizon, AHACConfig, StiffnessProbe
 from rfo.algo.bptt import BPTT, BPTTConfig
 from rfo.algo.learner import Learner
 from rfo.algo.ppo import PPO, PPOConfig
@@ -213,6 +213,16 @@ def test_horizon_grows_without_violation_and_shrinks_with_one() -> None:
         adaptive.update(torch.full((adaptive.steps - 1,), 5.0))
         assert bool((adaptive.multipliers >= 0).all()) and 4 <= adaptive.steps <= 12
     assert adaptive.steps == 4
+
+
+def test_stiffness_probe_reads_states_of_every_rank() -> None:
+    """A state may have one number per environment: its adjoint counts like any other."""
+    probe = StiffnessProbe()
+    states = [{"angle": torch.ones(3, requires_grad=True), "q": torch.ones(3, 2, requires_grad=True)} for _ in range(2)]
+    for t, state in enumerate(states):
+        probe.watch(state, t)
+    sum((2 - t) * (s["angle"].sum() + s["q"].sum()) for t, s in enumerate(states)).backward()
+    assert torch.equal(probe.growth(torch.zeros(2, 3, dtype=torch.bool)), torch.tensor([2.0]))
 
 
 def test_ahac_takes_as_many_steps_as_it_says() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,13 +13,13 @@ from torch import Tensor
 
 from rfo.core.colors import activation_color
 from rfo.core.scene import Scene, SceneMesh
-from rfo.core.task import State
-from rfo.sim.fem import FemContact, FemModel
+from rfo.core.task import State, Task
+from rfo.sim.fem import FemContact, FemEngine, FemModel
 from rfo.sim.fem.laws import Activation, Damping
 from rfo.sim.fem.mesh import SoftBody
 from rfo_envs.assets import asset_path
 
-__all__ = ["Probes", "load_body", "muscle_colors", "soft_scene"]
+__all__ = ["Probes", "SoftTask", "load_body", "muscle_colors", "soft_scene"]
 
 
 def load_body(
@@ -54,6 +58,37 @@ def load_body(
         damping=damping,
         material=material,
     )
+
+
+class SoftTask(Task):
+    """A task with one soft body: its model, its engine, and where its mass is."""
+
+    substeps: ClassVar[int]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.model = self.make_body()
+        self.engine = FemEngine(
+            self.model,
+            dt=self.spec.control_dt / self.substeps,
+            substeps=self.substeps,
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+        )
+        self._rest = torch.as_tensor(self.model.vertices).to(self.device, self.dtype)
+
+    @abstractmethod
+    def make_body(self) -> FemModel:
+        """Builds the body."""
+
+    def physics_operations(self) -> tuple[float, float]:
+        """The engine's arithmetic."""
+        return self.engine.operations()
+
+    @cached_property
+    def _mass_share(self) -> Tensor:
+        return torch.as_tensor(self.model.mass / self.model.mass.sum()).to(self._rest)
 
 
 class Probes:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from rfo.core.scene import Scene
-from rfo.core.task import CheckSituation, Observation, State, Task, TaskSpec
-from rfo.sim.fem import FemContact, FemEngine
-from rfo_envs.fem.body import Probes, load_body, soft_scene
+from rfo.core.task import CheckSituation, Observation, State, TaskSpec
+from rfo.sim.fem import FemContact, FemModel
+from rfo_envs.fem.body import Probes, SoftTask, load_body, soft_scene
 
 __all__ = ["Flesh", "SoftLocomotion", "locomotion_spec"]
 
@@ -69,7 +69,7 @@ def locomotion_spec(name: str, *, muscles: int, landmarks: Mapping[str, Point]) 
     )
 
 
-class SoftLocomotion(Task):
+class SoftLocomotion(SoftTask):
     """Go forward: reward is the centre of mass's speed along x, less effort, tilting and turning.
 
     An action is filtered to first order into an activation, which stops policies from living on vibration.
@@ -80,14 +80,18 @@ class SoftLocomotion(Task):
     flesh: ClassVar[Flesh] = Flesh()
     landmarks: ClassVar[Mapping[str, Point]] = {}
     """Points to observe, given by where they are at rest [m]; each becomes the nearest vertex."""
-    substeps: ClassVar[int] = 20
+    substeps = 20
     activation_rate: ClassVar[float] = 0.4  # share of the way to the commanded activation per control step
     clock_hz: ClassVar[float] = 2.0
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._probes = self._make_probes()
+
+    def make_body(self) -> FemModel:
+        """The body named, of its flesh."""
         flesh = self.flesh
-        self.model = load_body(
+        return load_body(
             self.body,
             mu=flesh.mu,
             lam=flesh.lam,
@@ -98,16 +102,6 @@ class SoftLocomotion(Task):
             damping="objective",
             material=flesh.material,
         )
-        self.engine = FemEngine(
-            self.model,
-            dt=self.spec.control_dt / self.substeps,
-            substeps=self.substeps,
-            device=self.device,
-            dtype=self.dtype,
-            threads=self.threads,
-        )
-        self._rest = torch.as_tensor(self.model.vertices).to(self.device, self.dtype)
-        self._probes = self._make_probes()
 
     def initial_state(self, generator: torch.Generator, n: int) -> State:
         """Stands settled, with a centre of mass velocity of order 0.1 m/s and a random clock."""
@@ -160,10 +154,6 @@ class SoftLocomotion(Task):
         """Vertical part of the body's up axis: 1 upright, 0 on its side."""
         return {"up": self._axes(self._probes(state["x"]))[:, 0, 1]}
 
-    def physics_operations(self) -> tuple[float, float]:
-        """The engine's arithmetic."""
-        return self.engine.operations()
-
     def scene(self, state: State, index: int) -> Scene:
         """The body's surface, lit up by its muscles."""
         return soft_scene(self.model, state, index, state["muscle"])
@@ -191,10 +181,6 @@ class SoftLocomotion(Task):
     def _axes(self, probes: Tensor) -> Tensor:
         """Up, forward and side vectors of the body, [N, probe, 3] → [N, 3, 3]."""
         return probes[:, self._probes.rows(*AXES)]
-
-    @cached_property
-    def _mass_share(self) -> Tensor:
-        return torch.as_tensor(self.model.mass / self.model.mass.sum()).to(self._rest)
 
     @cached_property
     def _settled(self) -> Tensor:

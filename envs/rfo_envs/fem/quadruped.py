@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from rfo.core.scene import Scene
-from rfo.core.task import CheckSituation, Observation, State, Task, TaskSpec
-from rfo.sim.fem import FemContact, FemEngine
-from rfo_envs.fem.body import load_body, soft_scene
+from rfo.core.task import CheckSituation, Observation, State, TaskSpec
+from rfo.sim.fem import FemContact, FemModel
+from rfo_envs.fem.body import SoftTask, load_body, soft_scene
 
 __all__ = ["SoftQuadruped"]
 
 SCALE = 0.1  # of positions and velocities in observations and reward, as published
 
 
-class SoftQuadruped(Task):
+class SoftQuadruped(SoftTask):
     """Move forward and up: 10 v_x + 30 (height - start height) - 0.001 Σ a², positions and velocities scaled by 0.1.
 
     One volumetric activation for each two tetrahedra. An episode never terminates early.
@@ -42,7 +42,13 @@ class SoftQuadruped(Task):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.model = load_body(
+        lifted = self.model.vertices + np.array([0.0, self.start_height, 0.0])
+        centre = lifted.mean(axis=0) * [1.0, 0.0, 1.0]
+        self._rest = torch.as_tensor(lifted - centre).to(self.device, self.dtype)
+
+    def make_body(self) -> FemModel:
+        """The body with the published figures."""
+        return load_body(
             "soft_quadruped",
             mu=1000.0,
             lam=1000.0,
@@ -52,17 +58,6 @@ class SoftQuadruped(Task):
             activation="volumetric",
             damping="viscous",
         )
-        self.engine = FemEngine(
-            self.model,
-            dt=self.spec.control_dt / self.substeps,
-            substeps=self.substeps,
-            device=self.device,
-            dtype=self.dtype,
-            threads=self.threads,
-        )
-        lifted = self.model.vertices + np.array([0.0, self.start_height, 0.0])
-        centre = lifted.mean(axis=0) * [1.0, 0.0, 1.0]
-        self._rest = torch.as_tensor(lifted - centre).to(self.device, self.dtype)
 
     def initial_state(self, generator: torch.Generator, n: int) -> State:
         """At rest, moved by U(-0.8, 0.8) m sideways, U(0, 0.4) m up, and scaled by U(0.9, 1.1)."""
@@ -103,10 +98,6 @@ class SoftQuadruped(Task):
         """Height of the centre of mass [m]."""
         return {"height": self._mean(state["x"])[:, 1]}
 
-    def physics_operations(self) -> tuple[float, float]:
-        """The engine's arithmetic."""
-        return self.engine.operations()
-
     def scene(self, state: State, index: int) -> Scene:
         """The body's surface, lit up by its activations."""
         return soft_scene(self.model, state, index, state["action"])
@@ -125,10 +116,6 @@ class SoftQuadruped(Task):
             "air": CheckSituation(air, limit=1e-6, steps=4),
             "contact": CheckSituation(sliding, limit=1e-4, steps=4),
         }
-
-    @cached_property
-    def _mass_share(self) -> Tensor:
-        return torch.as_tensor(self.model.mass / self.model.mass.sum()).to(self._rest)
 
     @cached_property
     def _rest_height(self) -> Tensor:

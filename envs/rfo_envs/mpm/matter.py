@@ -13,7 +13,7 @@ from rfo.core.scene import SceneMesh
 from rfo.core.task import State
 from rfo.sim.mpm import MpmState, Shape
 
-__all__ = ["matter_of", "observed_points", "particle_mesh", "state_of", "tool_mesh"]
+__all__ = ["Floats", "matter_of", "observed_points", "particle_mesh", "state_of", "tool_mesh"]
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,8 +14,8 @@ __all__ = ["Schedule"]
 class Schedule:
     """Launches that always touch the same memory.
 
-    The first run is eager (it loads the kernels); the second records a graph, on the CPU as on CUDA, and later ones
-    replay it: a tenth of a microsecond per launch instead of ten.
+    `prepare` runs them once eagerly, which loads the kernels, and once more to record a graph, on the CPU as on CUDA;
+    later runs replay it: a tenth of a microsecond per launch instead of ten.
 
     Args:
         launches: Issues the launches; no host decisions inside.
@@ -25,15 +25,12 @@ class Schedule:
 
     def __init__(self, launches: Callable[[], None], device: Any, *, capture: bool = True) -> None:
         self._launches, self._device, self._capture = launches, device, capture
-        self._warm = False
         self._graph: Any = None
 
     def prepare(self) -> None:
         """Loads kernels and records, from the main thread: recording is not thread-safe, replaying is."""
         if self._capture and self._graph is None:
-            if not self._warm:
-                self._launches()
-                self._warm = True
+            self._launches()
             with wp.ScopedCapture(device=self._device) as capture:
                 self._launches()
             self._graph = capture.graph

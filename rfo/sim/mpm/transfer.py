@@ -103,10 +103,27 @@ _DERIVATIVES = """
     const S *const dx_ = (const S*)dx, *const dy_ = (const S*)dy;
 """
 
+# What a particle gives its nodes: momentum at the block's corner, its slopes, and mass; a row for each particle.
+_RECORD = """
+    const V mass = AT(figures, 0);
+    for (int c = 0; c < 3; ++c) {
+        const V ax = AT(a, 3 * c), ay = AT(a, 3 * c + 1), az = AT(a, 3 * c + 2);
+        record[c] = mass * AT(v, c) - (f[0] * ax + f[1] * ay + f[2] * az);
+        record[4 + c] = ax;
+        record[8 + c] = ay;
+        record[12 + c] = az;
+    }
+    record[3] = mass;
+    record[7] = record[11] = record[15] = 0;
+    transpose(record);
+"""
+
 _WEIGHTS_Z = """
         const V tz = fz[l] - KZ;
         const V wz = AZ + BZ * tz * tz;
 """
+
+_FRAGMENTS = {"BLOCK": _BLOCK, "DERIVATIVES": _DERIVATIVES, "RECORD": _RECORD, "WEIGHTS_Z": _WEIGHTS_Z}
 
 _BOX = """
 {
@@ -152,17 +169,7 @@ for (size_t i = 0, end = 4 * ((size_t)box_at[3] * box_at[4] * box_at[5] + 16); i
 
 _SCATTER = """
     BLOCK
-    const V mass = AT(figures, 0);
-    for (int c = 0; c < 3; ++c) {
-        const V ax = AT(a, 3 * c), ay = AT(a, 3 * c + 1), az = AT(a, 3 * c + 2);
-        record[c] = mass * AT(v, c) - (f[0] * ax + f[1] * ay + f[2] * az);
-        record[4 + c] = ax;
-        record[8 + c] = ay;
-        record[12 + c] = az;
-    }
-    record[3] = mass;
-    record[7] = record[11] = record[15] = 0;
-    transpose(record);
+    RECORD
     for (int l = 0; l < many; ++l) {
         WEIGHTS_Z
         const S* const r = records + 16 * l;
@@ -268,17 +275,7 @@ _GATHER_ADJOINT = """
 _SCATTER_ADJOINT = """
     BLOCK
     DERIVATIVES
-    const V mass = AT(figures, 0);
-    for (int c = 0; c < 3; ++c) {
-        const V ax = AT(a, 3 * c), ay = AT(a, 3 * c + 1), az = AT(a, 3 * c + 2);
-        record[c] = mass * AT(v, c) - (f[0] * ax + f[1] * ay + f[2] * az);
-        record[4 + c] = ax;
-        record[8 + c] = ay;
-        record[12 + c] = az;
-    }
-    record[3] = mass;
-    record[7] = record[11] = record[15] = 0;
-    transpose(record);
+    RECORD
     V slope[16];
     for (int l = 0; l < 16; ++l) {
         WEIGHTS_Z
@@ -391,7 +388,9 @@ class Transfers:
         pointers.append("int* box_at = (int*)((char*)box.data + thread * (size_t)box.strides[0]);")
         body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
-        body += loop.replace("BLOCK", _BLOCK).replace("DERIVATIVES", _DERIVATIVES).replace("WEIGHTS_Z", _WEIGHTS_Z)
+        for name, fragment in _FRAGMENTS.items():
+            loop = loop.replace(name, fragment)
+        body += loop
         parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
             ("box", "wp.array2d(dtype=wp.int32)")
         ]

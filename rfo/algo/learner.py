@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,7 +81,7 @@ class Learner(BaseLearner[ConfigT]):
         config = self.config
         self.rollout_noise, self.loss_noise, self.fit_order = self.generators
         self.policy.to(self.device, self.dtype)
-        self.optimizer = self.make_optimizer(self.policy, config.actor_lr)
+        self.optimizer = self.make_optimizer(self.policy.parameters(), config.actor_lr)
         self.schedules: list[tuple[torch.optim.Optimizer, float]] = [(self.optimizer, config.actor_lr)]
         """Optimizers whose learning rate decays linearly from the given one to `lr_min`."""
         self._episodes: EpisodeReturns | None = None
@@ -171,12 +172,10 @@ class Learner(BaseLearner[ConfigT]):
             self._episodes = EpisodeReturns(len(state_dict["episodes"]), device=self.device, dtype=self.dtype)
             self._episodes.running = state_dict["episodes"].to(self.device, copy=True)
 
-    def make_optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
-        """Returns AdamW over a module's parameters."""
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        """Returns AdamW."""
         config = self.config
-        return torch.optim.AdamW(
-            module.parameters(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(parameters, lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
     def _decay_learning_rates(self, progress: float) -> None:
         for optimizer, lr in self.schedules:

@@ -61,7 +61,7 @@ class PPO(ValuedLearner[PPOConfig]):
         """Leaves the actor's learning rate to the divergence."""
         super().set_up()
         # The divergence drives the actor's learning rate, not the clock.
-        self.schedules = [(self.value_fit.optimizer, self.config.critic_lr)]
+        self.schedules = [(optimizer, self.config.critic_lr) for optimizer in self.value_fit.optimizers]
 
     def build_networks(self) -> None:
         """Builds the policy, then the critics."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from rfo.core.task import Observation
 from rfo.data.horizon import Window, flatten_batch, select_rows
 from rfo.data.returns import td_lambda
+from rfo.policy.critic_gradient import fill_heads_gradient
 from rfo.policy.critics import TwinCritic
 from rfo.policy.normalize import Normalization
 
 __all__ = ["ValueFit", "clip_gradient"]
-
-Predictor = Callable[[Observation], Tensor]
-"""Maps a minibatch to both values, shape [2, B]."""
 
 
 class ValueFit:
@@ -27,7 +25,8 @@ class ValueFit:
 
     Args:
         critic: The networks to fit.
-        optimizer: Over the critic's parameters.
+        optimizers: Of the value networks, and of the encoder where it has parameters; each over one vector
+            (`join_parameters`).
         gamma: Discount per control step.
         lam: Lambda of the targets.
         epochs: Passes over the window.
@@ -43,7 +42,7 @@ class ValueFit:
     def __init__(
         self,
         critic: TwinCritic,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         *,
         gamma: float,
         lam: float,
@@ -54,12 +53,11 @@ class ValueFit:
         encoder_epochs: int | None = None,
         target_mix: float = 0.0,
     ) -> None:
-        self.critic, self.optimizer, self.generator = critic, optimizer, generator
+        self.critic, self.optimizers, self.generator = critic, optimizers, generator
         self.encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
         self.target_mix = target_mix
         self.bootstrap = critic if target_mix == 0.0 else copy.deepcopy(critic).requires_grad_(False)
         self.gamma, self.lam = gamma, lam
-        self._parameters = list(critic.parameters())
         self.epochs, self.minibatches, self.grad_clip = epochs, minibatches, grad_clip
 
     def fit(self, window: Window, normalization: Normalization, starts: Tensor | None = None) -> dict[str, Tensor]:
@@ -84,14 +82,14 @@ class ValueFit:
             observation, target = select_rows(observation, rows), target[rows]
         loss_sum = torch.zeros_like(target[0])
         figures: dict[str, Tensor] = {}
-        predict: Predictor = self.critic
+        encoder: nn.Module = self.critic.encoder
         for epoch in range(self.epochs):
             if epoch == self.encoder_epochs:
                 with torch.no_grad():
-                    observation = {"features": self.critic.encoder(observation)}
-                predict = self._predict_from_features
+                    observation = {"features": encoder(observation)}
+                encoder = _Features()
             order = torch.randperm(len(target), generator=self.generator, device=target.device)
-            loss, value, aim = self._run_epoch(predict, select_rows(observation, order), target[order])
+            loss, value, aim = self._run_epoch(encoder, select_rows(observation, order), target[order])
             loss_sum += loss
             if not figures:  # of the first minibatch: nothing has been learnt from this window yet
                 left, whole = (aim - value).var(correction=0), aim.var(correction=0)
@@ -112,7 +110,7 @@ class ValueFit:
         return {
             "critic": self.critic.state_dict(),
             "bootstrap": self.bootstrap.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
         }
 
@@ -120,7 +118,8 @@ class ValueFit:
         """Continues from a `state_dict`."""
         self.critic.load_state_dict(state_dict["critic"])
         self.bootstrap.load_state_dict(state_dict["bootstrap"])
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.generator.set_state(state_dict["generator"].cpu())
 
     @torch.no_grad()
@@ -129,26 +128,33 @@ class ValueFit:
             for old, new in zip(self.bootstrap.parameters(), self.critic.parameters(), strict=True):
                 old.lerp_(new, 1.0 - self.target_mix)
 
-    def _predict_from_features(self, observation: Observation) -> Tensor:
-        return self.critic.heads(observation["features"])
-
-    def _run_epoch(self, predict: Predictor, observation: Observation, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _run_epoch(self, encoder: nn.Module, observation: Observation, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the mean loss, and mean values and targets of the first minibatch before it was learnt from."""
         chunks = {key: value.chunk(self.minibatches) for key, value in observation.items()}
         loss_sum, first = torch.zeros_like(target[0]), target
         target_chunks = target.chunk(self.minibatches)  # fewer than asked for where rows are scarce
+        learning = self.optimizers[:1] if isinstance(encoder, _Features) else self.optimizers
         for i, part in enumerate(target_chunks):
-            predicted = predict({key: parts[i] for key, parts in chunks.items()})
-            first = predicted.detach().mean(dim=0) if i == 0 else first
-            mean_square = nn.functional.mse_loss(predicted, part.expand_as(predicted))
-            loss = self.critic.copies * mean_square  # every network has a loss of its own: their sum, not their mean
-            for parameter in self._parameters:
-                parameter.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
-            clip_gradient(self._parameters, self.grad_clip, what="critic")
-            self.optimizer.step()
-            loss_sum += loss.detach()
+            features = encoder({key: parts[i] for key, parts in chunks.items()})
+            loss, values, bar = fill_heads_gradient(self.critic, features, part)
+            if bar is not None:
+                for optimizer in learning[1:]:  # autograd adds to the encoder's gradient
+                    optimizer.zero_grad(set_to_none=False)
+                features.backward(bar)
+            first = values.mean(dim=0) if i == 0 else first
+            vectors = [optimizer.param_groups[0]["params"][0] for optimizer in learning]
+            clip_gradient(vectors, self.grad_clip, what="critic")
+            for optimizer in learning:
+                optimizer.step()
+            loss_sum += loss
         return loss_sum / len(target_chunks), first, target_chunks[0]
+
+
+class _Features(nn.Module):
+    """Stands in for an encoder whose features have been computed."""
+
+    def forward(self, observation: Observation) -> Tensor:
+        return observation["features"]
 
 
 def clip_gradient(parameters: Sequence[nn.Parameter], limit: float, *, what: str) -> float:

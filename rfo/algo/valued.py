@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from rfo.algo.base import has_widths, require
 from rfo.algo.learner import Learner, LearnerConfig
 from rfo.algo.value_fit import ValueFit
+from rfo.policy.critic_gradient import join_parameters
 from rfo.policy.critics import TwinCritic
 from rfo.policy.encoders import make_encoder
 
@@ -61,9 +62,12 @@ class ValuedLearner(Learner[ValuedT]):
         super().set_up()
         config = self.config
         self.critic.to(self.device, self.dtype)
+        encoder = list(self.critic.encoder.parameters())
+        heads = [parameter for parameter in self.critic.parameters() if not any(parameter is p for p in encoder)]
+        parts = [join_parameters(part) for part in (heads, encoder) if part]
         self.value_fit = ValueFit(
             self.critic,
-            self.make_optimizer(self.critic, config.critic_lr),
+            [self.make_optimizer([part], config.critic_lr) for part in parts],
             gamma=config.gamma,
             lam=config.lam,
             epochs=config.critic_epochs,
@@ -73,7 +77,7 @@ class ValuedLearner(Learner[ValuedT]):
             encoder_epochs=config.critic_encoder_epochs,
             target_mix=config.target_mix,
         )
-        self.schedules.append((self.value_fit.optimizer, config.critic_lr))
+        self.schedules += [(optimizer, config.critic_lr) for optimizer in self.value_fit.optimizers]
 
     def make_critic(self) -> TwinCritic:
         """Returns twin critics with an encoder of their own."""

@@ -25,6 +25,9 @@ __all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace"]
 
 Store = Literal["auto", "substep", "control"]
 
+WAKING_SECONDS = 1e-4
+"""Time that handing work to another core takes; work that is done sooner stays on this one."""
+
 
 class Workspace(ABC):
     """The buffers of one control step of some packs, and the launches over them.
@@ -174,7 +177,7 @@ class Simulation:
         self._capture = capture
         budget = {"control": 0, "substep": 1 << 62, "auto": psutil.virtual_memory().total // 4}[store]
         self._limit = budget // self.threads
-        self._executor = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._executor = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._cores: dict[int, list[_Core]] = {}
 
     def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -199,14 +202,14 @@ class Simulation:
             tape.keep(core, self._limit) or core.transient if keep else core.transient for core, _ in self._runs(n)
         ]
 
-        def run(index: int, rows: slice) -> None:
-            workspace = active[index].workspace
-            self._load(workspace, inputs, rows)
-            active[index].forward.run()
-            for name, target in outputs.items():
-                workspace.outputs[name].store(target[rows])
+        def load(index: int, rows: slice) -> None:
+            self._load(active[index].workspace, inputs, rows)
 
-        self._on_cores(n, run)
+        def store(index: int, rows: slice) -> None:
+            for name, target in outputs.items():
+                active[index].workspace.outputs[name].store(target[rows])
+
+        self._on_cores(n, load, [[recorded.forward] for recorded in active], store)
         return tuple(outputs.values()), tape
 
     def adjoint(self, inputs: Sequence[Tensor], bars: Sequence[Tensor], tape: Tape) -> tuple[Tensor, ...]:
@@ -215,18 +218,23 @@ class Simulation:
         results = {name: self.physics.empty(n, name) for name in self.physics.inputs}
         active = [kept or core.scratch for kept, (core, _) in zip(tape.kept, self._runs(n), strict=True)]
 
-        def run(index: int, rows: slice) -> None:
+        def load(index: int, rows: slice) -> None:
             workspace = active[index].workspace
             if tape.kept[index] is None:
                 self._load(workspace, inputs, rows)
-                active[index].forward.run()
             for name, bar in zip(self.physics.outputs, bars, strict=True):
                 workspace.bars[name].load(bar[rows])
-            active[index].adjoint.run()
-            for name, target in results.items():
-                workspace.bars[name].store(target[rows])
 
-        self._on_cores(n, run)
+        def store(index: int, rows: slice) -> None:
+            for name, target in results.items():
+                active[index].workspace.bars[name].store(target[rows])
+
+        # A run whose substeps were not kept repeats them first.
+        schedules = [
+            [recorded.adjoint] if kept else [recorded.forward, recorded.adjoint]
+            for recorded, kept in zip(active, tape.kept, strict=True)
+        ]
+        self._on_cores(n, load, schedules, store)
         return tuple(results.values())
 
     def _load(self, workspace: Workspace, inputs: Sequence[Tensor], rows: slice) -> None:
@@ -248,16 +256,45 @@ class Simulation:
             (cores[i % len(cores)], slice(start, min(start + size, n))) for i, start in enumerate(range(0, n, size))
         ]
 
-    def _on_cores(self, n: int, run: Callable[[int, slice], None]) -> None:
+    def _on_cores(
+        self,
+        n: int,
+        load: Callable[[int, slice], None],
+        schedules: Sequence[Sequence[Schedule]],
+        store: Callable[[int, slice], None],
+    ) -> None:
+        """Loads, runs and stores every run, as many at a time as there are cores.
+
+        Only replaying leaves this thread: it lets go of the interpreter, for which threads that copy tensors would take
+        turns.
+        """
         runs = self._runs(n)
+        with torch.no_grad():
+            for first in range(0, len(runs), self.threads):
+                here = range(first, min(first + self.threads, len(runs)))
+                for index in here:
+                    load(index, runs[index][1])
+                self._together([schedules[index] for index in here])
+                for index in here:
+                    store(index, runs[index][1])
 
-        def work(first: int) -> None:
-            with torch.no_grad():  # grad mode belongs to the thread
-                for index in range(first, len(runs), self.threads):
-                    run(index, runs[index][1])
+    def _together(self, schedules: Sequence[Sequence[Schedule]]) -> None:
+        """Runs side by side, the first in this thread; one after the other where waking cores would take longer."""
+        mine, *others = schedules
+        if self._executor is None or sum(map(_seconds, others)) < WAKING_SECONDS:
+            for schedule in schedules:
+                _replay(schedule)
+            return
+        waiting = [self._executor.submit(_replay, schedule) for schedule in others]
+        _replay(mine)
+        for other in waiting:
+            other.result()
 
-        if self._executor is None or len(runs) == 1:
-            for first in range(min(self.threads, len(runs))):
-                work(first)
-        else:
-            list(self._executor.map(work, range(self.threads)))
+
+def _replay(schedules: Sequence[Schedule]) -> None:
+    for schedule in schedules:
+        schedule.run()
+
+
+def _seconds(schedules: Sequence[Schedule]) -> float:
+    return sum(schedule.seconds for schedule in schedules)

@@ -64,9 +64,7 @@ class _Counters:
 def build(experiment: Experiment) -> tuple[Task, Algorithm]:
     """Builds the task and the algorithm of an experiment, in float32."""
     config = experiment.config
-    # Matrices of low-dimensional learners are small: one thread runs them fastest. The engine's threads are its own.
-    wide = any(len(shape) > 1 for shape in registry.spec(config.env).observation_shapes.values())
-    torch.set_num_threads(config.threads or available_cores() if wide else 1)
+    torch.set_num_threads(config.threads or available_cores())
     task = registry.make(config.env, device=config.device, dtype=torch.float32, threads=config.threads)
     algorithm = make_algorithm(
         config.algo, experiment.algorithm, task.spec, device=task.device, dtype=task.dtype, seed=config.seed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from rfo.policy.critic_gradient import fill_heads_gradient, join_parameters
 from rfo.policy.critics import TwinCritic, frozen
-from rfo.policy.encoders import LOW_DIM, ConcatEncoder
+from rfo.policy.encoders import LOW_DIM, ConcatEncoder, PointEncoder
 
 
 def _critic() -> TwinCritic:
@@ -75,3 +76,29 @@ def test_frozen_keeps_the_input_gradient_only() -> None:
     value.sum().backward()
     assert x.grad is not None and bool(x.grad.any())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in critic.parameters())
+
+
+def test_closed_form_gradient_equals_autograd() -> None:
+    """The regression's loss, values, and gradients to parameters and features are autograd's."""
+    critic = _critic()
+    features, target = torch.randn(7, 5).double().requires_grad_(), torch.randn(7).double()
+    loss = nn.functional.mse_loss(critic.heads(features), target.expand(2, 7), reduction="none").mean(dim=1).sum()
+    expected = torch.autograd.grad(loss, [features, *critic.parameters()])
+    joined = join_parameters(list(critic.parameters()))
+    filled, values, bar = fill_heads_gradient(critic, features, target)
+    torch.testing.assert_close(filled, loss.detach())
+    torch.testing.assert_close(values, critic.heads(features).detach())
+    torch.testing.assert_close(bar, expected[0])
+    torch.testing.assert_close(joined.grad, torch.cat([gradient.flatten() for gradient in expected[1:]]))
+
+
+def test_joined_parameters_move_with_their_vector() -> None:
+    """A step on the vector changes what the network computes, and an encoder's gradient lands in the vector."""
+    critic = TwinCritic(PointEncoder({"points": 3}, 0), (8,))
+    joined, observation = join_parameters(list(critic.parameters())), {"points": torch.randn(4, 6, 3)}
+    before = critic(observation)
+    before.sum().backward()
+    assert joined.grad is not None and bool(joined.grad[: joined.numel() // 2].any())
+    with torch.no_grad():
+        joined.sub_(joined.grad, alpha=1e-3)
+    assert bool((critic(observation) < before).all())

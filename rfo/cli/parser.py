@@ -120,7 +120,12 @@ def _add_record(commands: Commands[Parser]) -> None:
 
 def _add_compare(commands: Commands[Parser]) -> None:
     parser = _add(commands, "compare", "comparison", "train configs over seeds and compare them in one table")
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="names of configs, or paths of .yaml files")
+    parser.add_argument(
+        "configs",
+        nargs="+",
+        metavar="CONFIG",
+        help="names of configs, or paths of .yaml files; NAME:KEY=VALUE is a variant",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", required=True, metavar="S", help="seeds of every config")
     parser.add_argument("--output", default="runs/compare", metavar="DIR", help="folder (default: runs/compare)")
     parser.add_argument("--jobs", type=int, metavar="J", help="runs side by side (default: as many as cores allow)")

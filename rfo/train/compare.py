@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rfo.core.errors import SimulationDivergedError, UsageError
-from rfo.train.config import Experiment, load_experiment
+from rfo.train.config import Experiment, load_experiment, parse_overrides
 from rfo.train.logging import read_metrics, versions
 from rfo.train.progress import ProgressLine
 from rfo.train.statistics import Estimate, bootstrap_interval, curve_at
@@ -64,7 +64,7 @@ def plan_runs(
     """Resolves every config with every seed.
 
     Args:
-        configs: Names or paths.
+        configs: Names or paths; `NAME:KEY=VALUE`, with as many keys as wanted, is a variant of a config.
         seeds: Seeds.
         overrides: Config keys to replace in all of them.
         folder: Where the runs live, one folder per config and seed.
@@ -74,11 +74,13 @@ def plan_runs(
     """
     plan: dict[str, list[Run]] = {}
     for config in configs:
-        experiments = [load_experiment(config, {**overrides, "seed": seed}) for seed in seeds]
-        name = experiments[0].name
+        base, *settings = config.split(":")
+        own = {**overrides, **parse_overrides(settings)}
+        experiments = [load_experiment(base, {**own, "seed": seed}) for seed in seeds]
+        name = " ".join([experiments[0].name, *settings])
         if name in plan:
             raise UsageError(f"config {name!r} is named twice")
-        plan[name] = [Run(e, folder / name / f"seed{e.config.seed}") for e in experiments]
+        plan[name] = [Run(e, folder / name.replace(" ", ",") / f"seed{e.config.seed}") for e in experiments]
         for run in plan[name]:
             _require_same(run)
     return plan

@@ -59,6 +59,17 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     assert "one, seed 2, did not finish: diverged" in markdown.read_text(encoding="utf-8")
 
 
+def test_a_variant_replaces_keys_of_its_config(folder: Path) -> None:
+    """What follows a colon holds for that row alone, and stands in its name."""
+    one = str(folder / "one.yaml")
+    plan = plan_runs([one, f"{one}:flow_steps=2:horizon=4"], [0], QUICK, folder)
+    plain, variant = (runs[0] for runs in plan.values())
+    assert list(plan) == ["one", "one flow_steps=2 horizon=4"]
+    assert (plain.experiment.algorithm.flow_steps, plain.experiment.algorithm.horizon) == (4, 8)
+    assert (variant.experiment.algorithm.flow_steps, variant.experiment.algorithm.horizon) == (2, 4)
+    assert plain.folder != variant.folder
+
+
 def test_a_folder_of_another_config_is_refused(folder: Path) -> None:
     """Runs of different settings never mix in one table, and a config is named once."""
     with pytest.raises(UsageError, match="another config"):

@@ -6,6 +6,7 @@ same for all. Distances are smooth where a vertex can be, so that gradients are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,8 @@ from rfo.sim.trace import clamp, floor, lookup, maximum, minimum, reverse, sqrt
 __all__ = ["Box", "Capsule", "FemContact", "Ground", "HeightField", "Plane", "Shape", "Sphere", "Terrain", "respond"]
 
 
-CLEARANCE = 0.1
-"""How far the positive part in the normal force is rounded off: a vertex at rest feels its spring 0.25 % stiffer."""
+ROUNDING = 0.1
+"""Width over which the positive part in the normal force is rounded off, as a share of the spring force at rest."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact
     approach = (relative * normal).sum()
     tangential = relative - approach * normal
     eager = 1.0 - damping * approach  # negative where the vertex leaves faster than damping lets a spring push
-    share = 0.5 * (eager + sqrt(eager * eager + CLEARANCE * CLEARANCE))
+    share = (eager + sqrt(eager * eager + ROUNDING * ROUNDING)) * (1.0 / (1.0 + math.sqrt(1.0 + ROUNDING * ROUNDING)))
     force = spring * share / (1.0 + step * spring * damping)
     along = approach + step * force
     speed = sqrt((tangential * tangential).sum() + slip_speed * slip_speed)

@@ -201,6 +201,10 @@ class SelfContactKernels:
         """Adds the adjoints of all pairs: x, v, bar_f → bar_x, bar_v, by way of `boxes`."""
         self._launch(self._adjoint, arrays, packs, device)
 
+    def warp_modules(self) -> list[Any]:
+        """The Warp modules of the kernels, for ahead-of-time compilation."""
+        return [self._bound.warp_module(), self._forces.kernel.module, self._adjoint.kernel.module]
+
     def _launch(self, walk: _Walk, arrays: Mapping[str, Any], packs: int, device: Any) -> None:
         self._bound.launch(arrays, elements=len(self.patches.members), packs=packs, device=device)
         elements = len(self.patches.pairs)

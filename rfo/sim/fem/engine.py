@@ -166,8 +166,10 @@ class _FemWorkspace(Workspace):
             self.bars = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
         self._shared: dict[str, Any] = {}
         if engine.self_contact is not None:
-            count = len(engine.self_contact.patches.members)
-            self._shared = scratch._shared if scratch else {"boxes": buffers(1, 6 * count)[0].array}
+            sizes_shared = engine.self_contact.scratch
+            self._shared = (
+                scratch._shared if scratch else {name: buffers(1, n)[0].array for name, n in sizes_shared.items()}
+            )
         self._device = warp_device(engine.device)
         self._vertices = {"elements": vertex_count, "packs": packs, "device": self._device}
         self._tets = {"elements": len(engine.model.tets), "packs": packs, "device": self._device}

@@ -99,6 +99,16 @@ def pair_law(radius: float) -> Law:
     return Law("self_contact", forces, inputs, {"f": Corners((2, 3), "pairs")})
 
 
+def block_law() -> Law:
+    """Bounds a block of patches: `block_boxes` holds the least and largest coordinates of its patches' `boxes` [m]."""
+
+    def bound(boxes: Any) -> dict[str, Any]:
+        return {"block_boxes": np.concatenate([reduce(minimum, boxes[:, :3]), reduce(maximum, boxes[:, 3:])])}
+
+    inputs = {"boxes": Corners((PATCH, 6), "block_members")}
+    return Law("patch_block", bound, inputs, {"block_boxes": Item((6,))})
+
+
 def patch_law(radius: float) -> Law:
     """Bounds a patch: `boxes` is the least and largest coordinates of its vertices `x`, wider by half a radius [m]."""
 
@@ -115,7 +125,8 @@ class Patches:
 
     Attributes:
         members: Vertices of each patch, the last one repeated where there are fewer, shape [patch_count, PATCH].
-        pairs: Patches of which vertices can touch, shape [pair_count, 2].
+        pairs: Patches of which vertices can touch, a pair of blocks (PATCH patches each) after the other, shape
+            [pair_count, 2].
         masks: Bit PATCH i + j of entry p says whether member i of pairs[p, 0] and member j of pairs[p, 1] can touch;
             uint64, shape [pair_count].
         radius: Distance at which the spring sets in [m].
@@ -155,14 +166,26 @@ class Patches:
         entry = a * count - a * (a - 1) // 2 + b - a
         bits = np.uint64(1) << (PATCH * i + j).astype(np.uint64)
         np.bitwise_and.at(masks, entry, ~bits)
-        kept = masks > 0
+        kept = np.flatnonzero(masks)
+        kept = kept[np.lexsort((second[kept] // PATCH, first[kept] // PATCH))]  # a pair of blocks after the other
         edges = vertices[faces] - vertices[np.roll(faces, 1, axis=1)]
         radius = contact.radius or 0.75 * float(np.linalg.norm(edges, axis=2).mean())
         return cls(members, np.stack([first, second], axis=1)[kept], masks[kept], radius)
 
+    @property
+    def block_count(self) -> int:
+        """Number of blocks of PATCH patches."""
+        return -(-len(self.members) // PATCH)
+
     def constants(self, vertices: Floats, contact: SelfContact) -> dict[str, npt.NDArray[Any]]:
         """The arrays that the kernels read, by name."""
+        count = len(self.members)
+        blocks = np.minimum(np.arange(PATCH * self.block_count).reshape(-1, PATCH), count - 1)
+        block_pairs, start = np.unique(self.pairs // PATCH, axis=0, return_index=True)
         return {
+            "block_members": blocks,
+            "block_pairs": block_pairs,
+            "block_start": np.append(start, len(self.pairs)),
             "members": self.members,
             "patch_pairs": self.pairs,
             "patch_masks": self.masks.view(np.int32),
@@ -179,48 +202,64 @@ class SelfContactKernels:
         dtype: "float32" or "float64".
         lanes: Environments per pack.
         cuda: Compile for CUDA threads instead of CPU vectors.
+
+    Attributes:
+        scratch: Numbers per environment of the arrays that bounds of patches are written to, by name.
     """
 
     def __init__(self, patches: Patches, dtype: str, lanes: int, cuda: bool) -> None:
         self.patches, self._lanes, self._cuda = patches, lanes, cuda
         law = pair_law(patches.radius)
         self._bound = Kernel(patch_law(patches.radius), dtype, lanes, cuda)
+        self._bound_block = Kernel(block_law(), dtype, lanes, cuda)
+        self._block_pair_count = len(np.unique(patches.pairs // PATCH, axis=0))
+        self.scratch = {"boxes": 6 * len(patches.members), "block_boxes": 6 * patches.block_count}
         self._forces = _Walk(law, patches.radius, dtype, lanes, cuda)
         self._adjoint = _Walk(law.adjoint(["x", "v"]), patches.radius, dtype, lanes, cuda)
 
     @property
     def operation_count(self) -> int:
-        """Arithmetic operations of a substep per environment while nothing is near."""
-        return len(self.patches.members) * self._bound.operation_count + COMPARISONS * len(self.patches.pairs)
+        """Arithmetic operations of a substep per environment that bounds patches and compares blocks of them."""
+        bounds = len(self.patches.members) * self._bound.operation_count
+        bounds += self.patches.block_count * self._bound_block.operation_count
+        return bounds + COMPARISONS * self.patches.block_count * (self.patches.block_count + 1) // 2
 
     def forces(self, arrays: Mapping[str, Any], *, packs: int, device: Any) -> None:
-        """Adds the forces of all pairs: x, v → f, by way of `boxes`."""
+        """Adds the forces of all pairs: x, v → f, by way of `scratch`."""
         self._launch(self._forces, arrays, packs, device)
 
     def adjoint(self, arrays: Mapping[str, Any], *, packs: int, device: Any) -> None:
-        """Adds the adjoints of all pairs: x, v, bar_f → bar_x, bar_v, by way of `boxes`."""
+        """Adds the adjoints of all pairs: x, v, bar_f → bar_x, bar_v, by way of `scratch`."""
         self._launch(self._adjoint, arrays, packs, device)
 
     def warp_modules(self) -> list[Any]:
         """The Warp modules of the kernels, for ahead-of-time compilation."""
-        return [self._bound.warp_module(), self._forces.kernel.module, self._adjoint.kernel.module]
+        return [
+            self._bound.warp_module(),
+            self._bound_block.warp_module(),
+            self._forces.kernel.module,
+            self._adjoint.kernel.module,
+        ]
 
     def _launch(self, walk: _Walk, arrays: Mapping[str, Any], packs: int, device: Any) -> None:
         self._bound.launch(arrays, elements=len(self.patches.members), packs=packs, device=device)
-        elements = len(self.patches.pairs)
-        threads = packs * self._lanes * elements if self._cuda else packs
+        if self._cuda:
+            elements = len(self.patches.pairs)
+            threads = packs * self._lanes * elements
+        else:
+            self._bound_block.launch(arrays, elements=self.patches.block_count, packs=packs, device=device)
+            elements, threads = self._block_pair_count, packs
         inputs = [elements, *(arrays[name] for name, _ in walk.parameters)]
         wp.launch(walk.kernel, dim=threads, inputs=inputs, device=device, record_tape=False)
 
 
-# On the CPU a thread walks all pairs of patches with vectors of lanes, on CUDA every pair of patches and lane has a
-# thread of its own. BODY is the law of a pair of vertices, or its adjoint.
+# On the CPU a thread walks all pairs of blocks with vectors of lanes, and the pairs of patches of those that meet. On
+# CUDA every pair of patches and lane has a thread of its own: fewer comparisons would be fewer threads. BODY is the law
+# of a pair of vertices, or its adjoint.
 _WALK = """\
 const S* const one = boxes_at + patch_pairs.data[2 * e] * (6 * LANES);
 const S* const two = boxes_at + patch_pairs.data[2 * e + 1] * (6 * LANES);
-#define AT(place, c) (*(const V*)((place) + (c) * LANES))
-if (ANY((AT(one, 0) < AT(two, 3)) & (AT(two, 0) < AT(one, 3)) & (AT(one, 1) < AT(two, 4)) & (AT(two, 1) < AT(one, 4))
-        & (AT(one, 2) < AT(two, 5)) & (AT(two, 2) < AT(one, 5)))) {
+if (MEET(one, two)) {
     const int* const mine = members.data + PATCH * patch_pairs.data[2 * e];
     const int* const other = members.data + PATCH * patch_pairs.data[2 * e + 1];
     for (int half = 0; half < 2; ++half)
@@ -236,6 +275,21 @@ if (ANY((AT(one, 0) < AT(two, 3)) & (AT(two, 0) < AT(one, 3)) & (AT(one, 1) < AT
 BODY
         }
     }
+}"""
+
+_MEET = """\
+#define AT(place, c) (*(const V*)((place) + (c) * LANES))
+#define MEET(p, q) ANY((AT(p, 0) < AT(q, 3)) & (AT(q, 0) < AT(p, 3)) & (AT(p, 1) < AT(q, 4)) & (AT(q, 1) < AT(p, 4)) \\
+    & (AT(p, 2) < AT(q, 5)) & (AT(q, 2) < AT(p, 5)))"""
+
+_BLOCKS = """\
+for (int b = 0; b < element_count; ++b) {
+const S* const one = block_boxes_at + block_pairs.data[2 * b] * (6 * LANES);
+const S* const two = block_boxes_at + block_pairs.data[2 * b + 1] * (6 * LANES);
+if (MEET(one, two))
+for (int e = block_start.data[b]; e < block_start.data[b + 1]; ++e) {
+WALK
+}
 }"""
 
 _CPU = """\
@@ -259,21 +313,25 @@ class _Walk:
         source = Source(law, dtype, lanes, cuda)
         own = {name: kind for name, kind in source.parameters() if name not in ("pairs", "reach")}
         scalar = f"wp.{dtype}"
-        own |= dict.fromkeys(("members", "patch_pairs", "patch_masks"), "wp.array(dtype=wp.int32)")
-        own |= {"rest_points": f"wp.array(dtype={scalar})", "boxes": f"wp.array2d(dtype={scalar})"}
+        indices = ["members", "patch_pairs", "patch_masks", *([] if cuda else ["block_pairs", "block_start"])]
+        boxes = ["boxes", *([] if cuda else ["block_boxes"])]
+        own |= dict.fromkeys(indices, "wp.array(dtype=wp.int32)") | {"rest_points": f"wp.array(dtype={scalar})"}
+        own |= dict.fromkeys(boxes, f"wp.array2d(dtype={scalar})")
         self.parameters = tuple(own.items())
-        body = source.element(given=("reach",))
         lane = " + lane" if cuda else ""
-        walk = _WALK.replace("BODY", "\n".join(body)).replace("RADIUS", f"S({radius!r})")
-        walk = walk.replace("LANES", str(lanes)).replace("PATCH", str(PATCH))
+        walk = _WALK.replace("BODY", "\n".join(source.element(given=("reach",)))).replace("RADIUS", f"S({radius!r})")
         lines = [
             *([] if cuda else [FLUSH_DENORMALS]),
-            _CUDA if cuda else _CPU,
+            *(_CUDA if cuda else _CPU, _MEET),
             *source.preamble(),
-            f"const S* boxes_at = (const S*)((const char*)boxes.data + pack * (size_t)boxes.strides[0]){lane};",
-            *([walk] if cuda else ["for (int e = 0; e < element_count; ++e) {", walk, "}"]),
+            *(
+                f"const S* {b}_at = (const S*)((const char*){b}.data + pack * (size_t){b}.strides[0]){lane};"
+                for b in boxes
+            ),
+            walk if cuda else _BLOCKS.replace("WALK", walk),
         ]
-        self.kernel = native_kernel(law.name, self.parameters, "\n".join(lines))
+        snippet = "\n".join(lines).replace("LANES", str(lanes)).replace("PATCH", str(PATCH))
+        self.kernel = native_kernel(law.name, self.parameters, snippet)
 
 
 def _halved(chosen: Ints, vertices: Floats) -> Ints:

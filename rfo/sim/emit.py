@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -81,6 +81,19 @@ class Source:
             results={name: tuple(self.names[x] for x in values.flat) for name, values in self.outputs.items()},
         )
 
+    def element(self, given: Collection[str]) -> list[str]:
+        """What one element does, for a hand-written loop around it.
+
+        The loop declares the functions and types of `preamble`, a pointer `<index>_at` to the element's corners for
+        every index array, and a scalar `<name>_<i>` for every component of the inputs `given`.
+        """
+        loads = list(self._loads(given))
+        return [*loads, *self._statements(), *self._stores()]
+
+    def preamble(self) -> list[str]:
+        """Types, functions of lanes, and a pointer to every array of the thread's pack (and, on CUDA, its lane)."""
+        return [*self._prelude(), *self._pointers()]
+
     def _prelude(self) -> list[str]:
         scalar = {"float32": "wp::float32", "float64": "wp::float64"}[self.dtype]
         used = {node.op for values in self.outputs.values() for node in topological(values.flat)}
@@ -126,7 +139,7 @@ class Source:
         first = f"{i}" if isinstance(access, Single) else f"(e * {access.components} + {i})"
         return f"{name}_at + {first} * {self.lanes}"
 
-    def _loads(self) -> Iterator[str]:
+    def _loads(self, given: Collection[str] = ()) -> Iterator[str]:
         needed = {node for values in self.outputs.values() for node in topological(values.flat)}
         for name, access in self.law.inputs.items():
             for i, node in enumerate(self.inputs[name].flat):
@@ -135,6 +148,8 @@ class Source:
                 self.names[node] = f"{name}_{i}"
                 if isinstance(access, (Fixed, Uniform)):
                     self.uniform.add(node)
+                    if name in given:
+                        continue
                     if isinstance(access, Table):
                         yield f"const S* {name}_{i} = {name}.data;"
                         continue
@@ -175,7 +190,8 @@ class Source:
                 if adds and node.constant == 0.0:
                     continue
                 place = self._place(name, access, i)
-                if isinstance(access, Corners) and self.cuda:
+                shared = isinstance(access, Corners) or (isinstance(access, Single) and self.law.order == "any")
+                if self.cuda and shared:
                     yield f"atomicAdd({place}, {self.names[node]});"
                 else:
                     yield f"*(V*)({place}) {'+=' if adds else '='} {self.names[node]};"

@@ -3,17 +3,17 @@
 An `Access` says how one element finds its values in an array. The accesses carry the data movement, and each has a
 dual, so that the adjoint of a law is again a law:
 
-==================  ==============================  ===============================
+==================  ==============================  ===========================================
 access              as an input, an element reads   as an output, an element writes
-==================  ==============================  ===============================
+==================  ==============================  ===========================================
 `Item`              its own entry                   its own entry (= or, accumulated, +=)
 `Planar`            the same, components apart      the same
 `Corners`           the entries of its corners      adds to the entries of its corners
-`Single`            its environment's only entry    its environment's only entry
+`Single`            its environment's only entry    its environment's only entry (=, or accumulated +=)
 `Fixed`             constants of its own            never
 `Uniform`           constants of all elements       never
 `Table`             any entry, by `trace.lookup`    never
-==================  ==============================  ===============================
+==================  ==============================  ===========================================
 
 A law whose elements follow on each other, such as the substeps of a small body whose state is stored substep by
 substep, says so in its `order`: one thread then walks a lane's elements, on CUDA too. Its kernel is a fused loop over
@@ -83,7 +83,11 @@ class Corners(Access):
 
 @dataclass(frozen=True)
 class Single(Access):
-    """One entry for all elements of an environment; written only by laws whose elements follow on each other."""
+    """One entry for all elements of an environment.
+
+    Laws whose elements are independent may add to it (`accumulate`); only those whose elements follow on each other may
+    store it.
+    """
 
     accumulate: bool = False
 

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 import torch
 
 from rfo.core.check import check_task
+from rfo.core.check_gradient import check_gradients
+from rfo.core.task import CheckSituation, State
+from rfo.sim.fem import SelfContact
 from rfo_envs.fem.biped import SoftBiped
 from rfo_envs.fem.crawler import SoftCrawler
 from rfo_envs.fem.jumper import SoftJumper
-from rfo_envs.fem.locomotion import SoftLocomotion
+from rfo_envs.fem.locomotion import Flesh, SoftLocomotion
 from rfo_envs.fem.starfish import SoftStarfish
 
 SMALL = [SoftBiped, SoftCrawler, SoftJumper]
+
+
+class SolidBiped(SoftBiped):
+    """The biped with legs that cannot pass through each other."""
+
+    flesh: ClassVar[Flesh] = replace(SoftBiped.flesh, self_contact=SelfContact(stiffness=8000.0))
+
+    def check_situations(self, generator: torch.Generator, n: int) -> dict[str, CheckSituation]:
+        """Legs that beat against each other in the air."""
+        return {"legs": CheckSituation(kicked(self, n), limit=1e-4, steps=3)}
+
+
+def kicked(task: SoftBiped, n: int) -> State:
+    """Two metres over the ground, both shanks thrown towards each other at 3 m/s."""
+    state = task.initial_state(torch.Generator().manual_seed(0), n)
+    inward = torch.sign(0.25 - task._rest[:, 2]) * (task._rest[:, 1] < 0.25)
+    speed = 3.0 * inward[:, None] * task._rest.new_tensor([0.0, 0.0, 1.0])
+    return {**state, "x": state["x"] + task._rest.new_tensor([0.0, 2.0, 0.0]), "v": state["v"] + speed}
 
 
 @pytest.mark.parametrize(
@@ -51,3 +75,24 @@ def test_the_jumper_is_paid_for_height() -> None:
     action = torch.zeros(1, 4)
     gain = task.reward(state, action, above) - task.reward(state, action, state)
     assert gain.item() == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(("task", "apart"), [(SolidBiped, True), (SoftBiped, False)])
+def test_legs_keep_apart_where_the_flesh_says_so(task: type[SoftBiped], apart: bool) -> None:
+    """One field of a task's flesh turns self-collision on; without it the legs pass through each other."""
+    made = task()
+    state, least = kicked(made, 2), 1.0
+    legs = [(made._rest[:, 1] < 0.25) & side for side in (made._rest[:, 2] < 0.25, made._rest[:, 2] > 0.25)]
+    with torch.no_grad():
+        for _ in range(12):
+            state = made.dynamics(state, torch.zeros(2, 8))
+            z = state["x"][..., 2]
+            least = min(least, float((z[:, legs[1]].amin(dim=1) - z[:, legs[0]].amax(dim=1)).min()))
+    assert (least > 0.0) == apart
+
+
+def test_gradients_hold_while_legs_collide() -> None:
+    """`rfo check`'s comparison of gradients with differences, with both legs pressed against each other."""
+    task = SolidBiped(dtype=torch.float64)
+    checks = list(check_gradients(SolidBiped, task, None, 5, 0))
+    assert all(check.passed for check in checks), [check for check in checks if not check.passed]

@@ -9,8 +9,9 @@ import pytest
 import warp as wp
 
 from rfo.sim.fem.contact import Box, Capsule, HeightField, Sphere
-from rfo.sim.fem.laws import TET_PARAMETERS, tetrahedron_law, vertex_law
+from rfo.sim.fem.laws import CONTACT_PARAMETERS, TET_PARAMETERS, tetrahedron_law, vertex_law
 from rfo.sim.fem.material import corotated, st_venant_kirchhoff, stable_neo_hookean
+from rfo.sim.fem.self_contact import Patches, SelfContact, SelfContactKernels
 from rfo.sim.kernel import Kernel, Law, lanes_for
 
 TETS = [
@@ -19,14 +20,14 @@ TETS = [
     tetrahedron_law(corotated, "fiber", "objective", TET_PARAMETERS),
 ]
 OBSTACLES = (Sphere(0.1), Capsule(0.1, 0.2), Box((0.1, 0.2, 0.3)))
-VERTICES = [vertex_law(), vertex_law(HeightField(np.zeros((5, 5)), 0.1), OBSTACLES, 0.001)]
+VERTICES = [vertex_law(), vertex_law(HeightField(np.zeros((5, 5)), 0.1), OBSTACLES, 0.001, CONTACT_PARAMETERS)]
 LAWS = [
     *TETS,
     *(law.adjoint(["x", "v", "muscle"]) for law in TETS[:2]),
     TETS[2].adjoint(["x", "v", "muscle", *TET_PARAMETERS], TET_PARAMETERS),
     *VERTICES,
     VERTICES[0].adjoint(["x", "v", "f"]),
-    VERTICES[1].adjoint(["x", "v", "f", "obstacles"]),
+    VERTICES[1].adjoint(["x", "v", "f", "obstacles", *CONTACT_PARAMETERS]),
 ]
 
 
@@ -37,3 +38,15 @@ def test_compiles_for_sm_80_and_sm_90(law: Law, dtype: str, tmp_path: Path) -> N
     kernel = Kernel(law, dtype, lanes_for(dtype, cuda=True), cuda=True)
     wp.compile_aot_module(kernel.warp_module(), arch=[80, 90], module_dir=tmp_path, use_ptx=True)
     assert {path.suffixes[-2] for path in tmp_path.glob("*.ptx")} == {".sm80", ".sm90"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_self_contact_compiles_for_sm_80_and_sm_90(dtype: str, tmp_path: Path) -> None:
+    """So do the kernels that walk pairs of patches, which are written by hand."""
+    vertices, tets = np.eye(4, 3), np.arange(4)[None]
+    faces = np.array([[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]])
+    patches = Patches.of(vertices, tets, faces, SelfContact(stiffness=1.0))
+    for i, module in enumerate(SelfContactKernels(patches, dtype, lanes_for(dtype, cuda=True), True).warp_modules()):
+        folder = tmp_path / str(i)
+        wp.compile_aot_module(module, arch=[80, 90], module_dir=folder, use_ptx=True)
+        assert {path.suffixes[-2] for path in folder.glob("*.ptx")} == {".sm80", ".sm90"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from rfo.core.colors import activation_color
 from rfo.core.scene import Scene, SceneMesh
 from rfo.core.task import State, Task
-from rfo.sim.fem import FemContact, FemEngine, FemModel
+from rfo.sim.fem import FemContact, FemEngine, FemModel, SelfContact
 from rfo.sim.fem.laws import Activation, Damping
 from rfo.sim.fem.mesh import SoftBody
 from rfo_envs.assets import asset_path
@@ -33,6 +33,7 @@ def load_body(
     activation: Activation,
     damping: Damping,
     material: str = "stable-neo-hookean",
+    self_contact: SelfContact | None = None,
 ) -> FemModel:
     """Reads assets/bodies/<name>.npz and gives every tetrahedron the same material.
 
@@ -46,6 +47,7 @@ def load_body(
         activation: How muscles act.
         damping: Damping law.
         material: Constitutive law.
+        self_contact: How parts of its surface keep out of each other, if they do.
     """
     body = SoftBody.load(asset_path(f"bodies/{name}.npz"))
     return body.model(
@@ -57,6 +59,7 @@ def load_body(
         activation=activation,
         damping=damping,
         material=material,
+        self_contact=self_contact,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rfo.core.scene import Scene
 from rfo.core.task import CheckSituation, Observation, State, TaskSpec
-from rfo.sim.fem import FemContact, FemModel
+from rfo.sim.fem import FemContact, FemModel, SelfContact
 from rfo_envs.fem.body import Probes, SoftTask, load_body, soft_scene
 
 __all__ = ["Flesh", "SoftLocomotion", "locomotion_spec"]
@@ -36,14 +36,16 @@ class Flesh:
         strength: Active stress at full activation [Pa].
         contact: How the ground responds.
         material: Constitutive law (`rfo.sim.fem.material.MATERIALS`).
+        self_contact: How parts of the body's surface keep out of each other; None lets them pass.
     """
 
     young: float = 1.5e5
     poisson: float = 0.4
     eta: float = 100.0
     strength: float = 4e4
-    contact: FemContact = FemContact(stiffness=8000.0, damping=1.0, friction=0.9)  # noqa: RUF009 (frozen)
+    contact: FemContact = FemContact(stiffness=8000.0, damping=1.0, friction=0.9, ramp=0.001)  # noqa: RUF009 (frozen)
     material: str = "stable-neo-hookean"
+    self_contact: SelfContact | None = None
 
     @property
     def mu(self) -> float:
@@ -101,6 +103,7 @@ class SoftLocomotion(SoftTask):
             activation="fiber",
             damping="objective",
             material=flesh.material,
+            self_contact=flesh.self_contact,
         )
 
     def initial_state(self, generator: torch.Generator, n: int) -> State:

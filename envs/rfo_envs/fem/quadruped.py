@@ -54,7 +54,7 @@ class SoftQuadruped(SoftTask):
             lam=1000.0,
             eta=1.0,
             strength=0.3 * 1000.0,  # activations of 0.3 shift the volume ratio, which lambda turns into a stress
-            contact=FemContact(stiffness=2e3, damping=1.0, friction=0.7),
+            contact=FemContact(stiffness=2e3, damping=1.0, friction=0.7, ramp=0.001),
             activation="volumetric",
             damping="viscous",
         )

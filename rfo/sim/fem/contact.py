@@ -6,6 +6,7 @@ same for all. Distances are smooth where a vertex can be, so that gradients are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from rfo.sim.trace import clamp, floor, lookup, maximum, minimum, reverse, sqrt
 __all__ = ["Box", "Capsule", "FemContact", "Ground", "HeightField", "Plane", "Shape", "Sphere", "Terrain", "respond"]
 
 
+ROUNDING = 0.1
+"""Width over which the positive part in the normal force is rounded off, as a share of the spring force at rest."""
+
+
 @dataclass(frozen=True)
 class FemContact:
     """How surfaces respond: penalty contact.
@@ -28,8 +33,8 @@ class FemContact:
         damping: Hunt-Crossley damping, as a share of the spring force per speed [s/m].
         friction: Coulomb coefficient.
         slip_speed: Speed below which friction fades to zero [m/s].
-        ramp: Depth over which the spring reaches its stiffness [m]; zero for a spring that has it at once. With many
-            vertices resting on a surface a ramp keeps the gradient smooth where they lift off.
+        ramp: Depth over which the spring reaches its stiffness [m]; zero for a spring that has it at once, whose force
+            has a kink where a vertex touches down or lifts off.
     """
 
     stiffness: float
@@ -189,8 +194,9 @@ def obstacle_surface(shape: Shape, p: Any, pose: Any, time: Any) -> tuple[Any, A
 def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact: Any, ramp: float = 0.0) -> Any:
     """Velocity after contact [m/s].
 
-    The normal force is a spring with Hunt-Crossley damping, f_n = k d⁻ (1 - c v_n)⁺; damping and Coulomb friction,
-    smoothed below the slip speed, are implicit in the velocity, so each is a contraction whatever its stiffness.
+    The normal force is a spring with Hunt-Crossley damping, f_n = k d⁻ (1 - c v_n)⁺, its positive part rounded off;
+    damping and Coulomb friction, smoothed below the slip speed, are implicit in the velocity, so each is a contraction
+    whatever its stiffness. With a ramp the map has a continuous derivative everywhere.
 
     Args:
         distance: Signed distance to the surface [m].
@@ -202,19 +208,25 @@ def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact
         ramp: Depth over which the stiffness is reached [m].
     """
     stiffness, damping, friction, slip_speed = contact
-    depth = maximum(-distance, 0.0)
-    if ramp > 0.0:
-        shallow = minimum(depth, ramp)
-        depth = depth - shallow + shallow * shallow * (0.5 / ramp)
-    spring = stiffness * depth
+    spring = stiffness * ramped(maximum(-distance, 0.0), ramp)
     relative = v - carried
     approach = (relative * normal).sum()
     tangential = relative - approach * normal
-    along = (approach + step * spring) / (1.0 + step * spring * damping)
-    force = spring * maximum(1.0 - damping * along, 0.0)
+    eager = 1.0 - damping * approach  # negative where the vertex leaves faster than damping lets a spring push
+    share = (eager + sqrt(eager * eager + ROUNDING * ROUNDING)) * (1.0 / (1.0 + math.sqrt(1.0 + ROUNDING * ROUNDING)))
+    force = spring * share / (1.0 + step * spring * damping)
+    along = approach + step * force
     speed = sqrt((tangential * tangential).sum() + slip_speed * slip_speed)
     slip = speed / (speed + step * friction * force)
     return carried + tangential * slip + along * normal
+
+
+def ramped(depth: Any, ramp: float) -> Any:
+    """Depth [m] as a spring feels it that reaches its stiffness at the depth `ramp` [m]: quadratic, then linear."""
+    if ramp == 0.0:
+        return depth
+    shallow = minimum(depth, ramp)
+    return depth - shallow + shallow * shallow * (0.5 / ramp)
 
 
 def cross(a: Any, b: Any) -> Any:

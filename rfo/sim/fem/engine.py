@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rfo.core.errors import UsageError
 from rfo.sim.bridge import Buffer, constants, scalar_name, warp_device
-from rfo.sim.fem.laws import POSE, TET_PARAMETERS, tetrahedron_law, vertex_law
+from rfo.sim.fem.laws import CONTACT_PARAMETERS, POSE, TET_PARAMETERS, tetrahedron_law, vertex_law
 from rfo.sim.fem.model import FemModel
+from rfo.sim.fem.self_contact import Patches, SelfContactKernels
 from rfo.sim.kernel import Kernel, lanes_for
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
 
@@ -35,8 +36,9 @@ class FemEngine(Physics):
         threads: Cores to use; None for all.
         store: What a step keeps for its adjoint (`rfo.sim.simulation.Simulation`).
         capture: Record schedules as graphs.
-        parameters: Figures of tetrahedra (`TET_PARAMETERS`) that a step takes as inputs, to differentiate or to vary
-            from environment to environment.
+        parameters: Figures of tetrahedra (`TET_PARAMETERS`) and of contact with ground and obstacles
+            (`CONTACT_PARAMETERS`) that a step takes as inputs, to differentiate or to vary from environment to
+            environment.
     """
 
     outputs = ("x", "v")
@@ -54,31 +56,42 @@ class FemEngine(Physics):
         capture: bool = True,
         parameters: Sequence[str] = (),
     ) -> None:
-        unknown = set(parameters) - set(TET_PARAMETERS)
+        known = (*TET_PARAMETERS, *CONTACT_PARAMETERS)
+        unknown = set(parameters) - set(known)
         if unknown:
-            raise UsageError(f"a tetrahedron has no parameter {unknown.pop()!r}; there are {', '.join(TET_PARAMETERS)}")
+            raise UsageError(f"a soft body has no parameter {unknown.pop()!r}; there are {', '.join(known)}")
         self.parameters = tuple(parameters)
+        of_tets = [name for name in self.parameters if name in TET_PARAMETERS]
+        of_contact = [name for name in self.parameters if name in CONTACT_PARAMETERS]
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
         vertex_count = len(model.vertices)
         self.inputs = {"x": (vertex_count, 3), "v": (vertex_count, 3), "muscle": (model.muscle_count,)}
-        self.inputs |= {name: (len(model.tets),) for name in self.parameters}
+        self.inputs |= {name: (len(model.tets),) for name in of_tets} | {name: () for name in of_contact}
         if model.obstacles:
             self.inputs["obstacles"] = (len(model.obstacles), POSE)
         name, cuda = scalar_name(dtype), self.device.type == "cuda"
         self.lanes = lanes_for(name, cuda=cuda)
-        tet = tetrahedron_law(model.energy, model.activation, model.damping, self.parameters)
-        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp)
+        tet = tetrahedron_law(model.energy, model.activation, model.damping, of_tets)
+        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp, of_contact)
         self.tet = Kernel(tet, name, self.lanes, cuda)
         self.tet_adjoint = Kernel(
-            tet.adjoint(["x", "v", "muscle", *self.parameters], accumulate=self.parameters), name, self.lanes, cuda
+            tet.adjoint(["x", "v", "muscle", *of_tets], accumulate=of_tets), name, self.lanes, cuda
         )
         self.vertex = Kernel(vertex, name, self.lanes, cuda)
         self.vertex_adjoint = Kernel(
-            vertex.adjoint(["x", "v", "f", *(["obstacles"] if model.obstacles else [])]), name, self.lanes, cuda
+            vertex.adjoint(["x", "v", "f", *(["obstacles"] if model.obstacles else []), *of_contact]),
+            name,
+            self.lanes,
+            cuda,
         )
-        times = {"dt": np.array([dt]), "times": dt * np.arange(substeps)}
-        self.constants = constants({**model.constants(), **times}, dtype, self.device)
+        figures = {**model.constants(), "dt": np.array([dt]), "times": dt * np.arange(substeps)}
+        self.self_contact: SelfContactKernels | None = None
+        if model.self_contact is not None:
+            patches = Patches.of(model.vertices, model.tets, model.surface(), model.self_contact)
+            figures |= patches.constants(model.vertices, model.self_contact)
+            self.self_contact = SelfContactKernels(patches, name, self.lanes, cuda)
+        self.constants = constants(figures, dtype, self.device)
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
 
     def step(
@@ -92,7 +105,8 @@ class FemEngine(Physics):
             muscle: Activations, shape [N, muscle_count]; positive ones contract fibres.
             obstacles: Poses at the start of the step, shape [N, obstacle_count, 13]: position [m], unit quaternion
                 (w, x, y, z), velocity [m/s], angular velocity [rad/s]; [obstacle_count, 13] for all environments.
-            parameters: The engine's `parameters` by name, shape [N, tet_count], or [tet_count] for all environments.
+            parameters: The engine's `parameters` by name: of tetrahedra, shape [N, tet_count], or [tet_count] for all
+                environments; of contact, shape [N], or [] for all.
 
         Returns:
             Positions and velocities after the step.
@@ -113,7 +127,8 @@ class FemEngine(Physics):
         adjoint = (
             tets * (self.tet_adjoint.operation_count + 2 * SCATTER) + vertices * self.vertex_adjoint.operation_count
         )
-        return float(self.substeps * forward), float(self.substeps * adjoint)
+        near = self.self_contact.operation_count if self.self_contact else 0  # pairs that touch are not counted
+        return float(self.substeps * (forward + near)), float(self.substeps * (adjoint + near))
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
         """Allocates the buffers of one control step."""
@@ -149,6 +164,12 @@ class _FemWorkspace(Workspace):
                 scratch._bars if scratch else {name: buffers(1, size)[0] for name, size in sizes.items()}
             )
             self.bars = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
+        self._shared: dict[str, Any] = {}
+        if engine.self_contact is not None:
+            sizes_shared = engine.self_contact.scratch
+            self._shared = (
+                scratch._shared if scratch else {name: buffers(1, n)[0].array for name, n in sizes_shared.items()}
+            )
         self._device = warp_device(engine.device)
         self._vertices = {"elements": vertex_count, "packs": packs, "device": self._device}
         self._tets = {"elements": len(engine.model.tets), "packs": packs, "device": self._device}
@@ -164,6 +185,7 @@ class _FemWorkspace(Workspace):
         return {
             **self._engine.constants,
             **self._held,
+            **self._shared,
             "time": self._engine.constants["times"][substep : substep + 1],
             "x": self._x[before].array,
             "v": self._v[before].array,
@@ -178,6 +200,8 @@ class _FemWorkspace(Workspace):
             arrays = self._arrays(substep)
             arrays["f"].zero_()
             self._engine.tet.launch(arrays, **self._tets)
+            if self._engine.self_contact is not None:
+                self._engine.self_contact.forces(arrays, packs=self._packs, device=self._device)
             self._engine.vertex.launch(arrays, **self._vertices)
 
     def adjoint(self) -> None:
@@ -194,3 +218,5 @@ class _FemWorkspace(Workspace):
             arrays = {**self._arrays(substep), **bars}
             self._engine.vertex_adjoint.launch(arrays, **self._vertices)
             self._engine.tet_adjoint.launch(arrays, **self._tets)
+            if self._engine.self_contact is not None:
+                self._engine.self_contact.adjoint(arrays, packs=self._packs, device=self._device)

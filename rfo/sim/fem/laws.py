@@ -9,16 +9,19 @@ import numpy as np
 
 from rfo.sim.fem.contact import Ground, HeightField, Plane, Shape, cross, obstacle_surface, respond
 from rfo.sim.fem.material import Energy, Strain, damping_objective, damping_viscous, symmetric
-from rfo.sim.kernel import Access, Corners, Fixed, Item, Law, Table, Uniform
+from rfo.sim.kernel import Access, Corners, Fixed, Item, Law, Single, Table, Uniform
 from rfo.sim.trace import constant, reverse
 
-__all__ = ["POSE", "TET_PARAMETERS", "Activation", "Damping", "tetrahedron_law", "vertex_law"]
+__all__ = ["CONTACT_PARAMETERS", "POSE", "TET_PARAMETERS", "Activation", "Damping", "tetrahedron_law", "vertex_law"]
 
 Activation = Literal["fiber", "volumetric"]
 Damping = Literal["viscous", "objective"]
 
 TET_PARAMETERS = ("mu", "lam", "eta", "strength")
 """Figures of a tetrahedron that an engine may take as inputs, one value per environment and tetrahedron."""
+
+CONTACT_PARAMETERS = ("stiffness", "damping", "friction", "slip_speed")
+"""Figures of `FemContact` that an engine may take as inputs, one value per environment."""
 
 POSE = 13
 """Numbers of an obstacle's pose: position, quaternion, velocity, angular velocity."""
@@ -100,7 +103,9 @@ def tetrahedron_law(energy: Energy, activation: Activation, damping: Damping, va
     return Law("tetrahedron", forces, inputs, {"f": Corners((4, 3))})
 
 
-def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = (), ramp: float = 0.0) -> Law:
+def vertex_law(
+    ground: Ground | None = None, obstacles: Sequence[Shape] = (), ramp: float = 0.0, varied: Collection[str] = ()
+) -> Law:
     """Semi-implicit Euler step of one vertex, with contact: the ground first, then each obstacle.
 
     Arguments of the law: position `x` [m], velocity `v` [m/s], force `f` [N], `mass` [kg], and for all vertices `dt`
@@ -111,6 +116,8 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = (), ra
         ground: The ground; the plane y = 0 by default.
         obstacles: Shapes that move as they are told.
         ramp: `FemContact.ramp` [m].
+        varied: Those of `CONTACT_PARAMETERS` that differ from environment to environment, and have adjoints; each is an
+            argument of its own, and the entry in `contact` is not read.
     """
     floor = ground or Plane()
 
@@ -118,6 +125,7 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = (), ra
         x: Any, v: Any, f: Any, mass: Any, dt: Any, gravity: Any, contact: Any, **others: Any
     ) -> dict[str, Any]:
         step = dt / mass
+        contact = [others.get(name, shared) for name, shared in zip(CONTACT_PARAMETERS, contact, strict=True)]
         v_next = v + step * f + dt * gravity
         distance, normal = floor.surface(x, others.get("heights"))
         v_next = respond(distance, normal, np.zeros(3), v_next, step, contact, ramp)
@@ -135,6 +143,7 @@ def vertex_law(ground: Ground | None = None, obstacles: Sequence[Shape] = (), ra
         "gravity": Uniform((3,)),
         "contact": Uniform((4,)),
     }
+    inputs |= {name: Single() for name in CONTACT_PARAMETERS if name in varied}
     if isinstance(floor, HeightField):
         inputs["heights"] = Table()
     if obstacles:

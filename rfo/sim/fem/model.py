@@ -12,6 +12,7 @@ from rfo.core.errors import UsageError
 from rfo.sim.fem.contact import FemContact, Ground, HeightField, Plane, Shape
 from rfo.sim.fem.laws import Activation, Damping
 from rfo.sim.fem.material import Energy, material
+from rfo.sim.fem.self_contact import SelfContact
 
 __all__ = ["FemModel"]
 
@@ -40,6 +41,8 @@ class FemModel:
         gravity: Acceleration along y [m/s²].
         ground: What the body stands on.
         obstacles: Shapes that move as the caller of a step says.
+        self_contact: How parts of the surface keep out of each other; None for parts that pass through each other, at
+            no cost.
     """
 
     vertices: Floats
@@ -58,6 +61,7 @@ class FemModel:
     gravity: float = -9.81
     ground: Ground = field(default_factory=Plane)
     obstacles: tuple[Shape, ...] = ()
+    self_contact: SelfContact | None = None
 
     def __post_init__(self) -> None:
         edges = self.edges()

@@ -39,7 +39,7 @@ def block(nx: int = 2, ny: int = 1, nz: int = 1, **changes: Any) -> FemModel:
         "lam": 9e4 * ones,
         "eta": 60.0 * ones,
         "strength": 2e4 * ones,
-        "contact": FemContact(stiffness=6e3, damping=1.0, friction=0.8),
+        "contact": FemContact(stiffness=6e3, damping=1.0, friction=0.8, ramp=0.001),
     }
     model = FemModel(**{**figures, **changes})
     return model if "mass" in changes else model.with_mass_from(1000.0)

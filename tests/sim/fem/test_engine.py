@@ -9,7 +9,7 @@ from fem_bodies import DT, SUBSTEPS, block, engine, states
 from law_runner import directional_error
 from torch import Tensor
 
-from rfo.sim.fem import FemEngine
+from rfo.sim.fem import FemContact, FemEngine
 
 AIR, GROUND = 1.0, -0.004
 
@@ -65,7 +65,8 @@ def test_free_fall() -> None:
 
 def test_a_body_comes_to_rest_on_the_ground() -> None:
     """Dropped, it stands still after a second, slightly sunk in, its weight carried."""
-    sim = engine(block(), dt=1.0 / 60.0 / 20.0, substeps=20)
+    springs = FemContact(stiffness=6e3, damping=1.0, friction=0.8)  # without a ramp, force over depth is the stiffness
+    sim = engine(block(contact=springs), dt=1.0 / 60.0 / 20.0, substeps=20)
     x = torch.as_tensor(sim.model.vertices)[None] + torch.tensor([0.0, 0.02, 0.0], dtype=torch.float64)
     v = torch.zeros_like(x)
     for _ in range(90):

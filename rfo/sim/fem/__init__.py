@@ -2,6 +2,18 @@
 
 from rfo.sim.fem.contact import Box, Capsule, FemContact, HeightField, Plane, Sphere, Terrain
 from rfo.sim.fem.engine import FemEngine
+from rfo.sim.fem.implicit import ImplicitFemEngine
 from rfo.sim.fem.model import FemModel
 
-__all__ = ["Box", "Capsule", "FemContact", "FemEngine", "FemModel", "HeightField", "Plane", "Sphere", "Terrain"]
+__all__ = [
+    "Box",
+    "Capsule",
+    "FemContact",
+    "FemEngine",
+    "FemModel",
+    "HeightField",
+    "ImplicitFemEngine",
+    "Plane",
+    "Sphere",
+    "Terrain",
+]

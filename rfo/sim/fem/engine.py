@@ -1,12 +1,17 @@
-"""The finite-element engine: substeps of two launches forward and two backward."""
+"""The finite-element engine: what its integrators share, and the explicit one.
+
+An explicit substep is two launches forward and two backward. `rfo.sim.fem.implicit` has the other integrator.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,14 +22,14 @@ from rfo.sim.fem.model import FemModel
 from rfo.sim.kernel import Kernel, lanes_for
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
 
-__all__ = ["FemEngine"]
+__all__ = ["FemEngine", "FemPhysics"]
 
 SCATTER = 12
 """Additions with which a tetrahedron adds a vector to each of its four corners."""
 
 
-class FemEngine(Physics):
-    """A soft body over the ground, integrated by semi-implicit Euler.
+class FemPhysics(Physics):
+    """A soft body over the ground: its inputs and its control step, whatever integrates it.
 
     Args:
         model: The body.
@@ -67,19 +72,18 @@ class FemEngine(Physics):
             self.inputs["obstacles"] = (len(model.obstacles), POSE)
         name, cuda = scalar_name(dtype), self.device.type == "cuda"
         self.lanes = lanes_for(name, cuda=cuda)
-        tet = tetrahedron_law(model.energy, model.activation, model.damping, self.parameters)
-        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp)
-        self.tet = Kernel(tet, name, self.lanes, cuda)
-        self.tet_adjoint = Kernel(
-            tet.adjoint(["x", "v", "muscle", *self.parameters], accumulate=self.parameters), name, self.lanes, cuda
-        )
-        self.vertex = Kernel(vertex, name, self.lanes, cuda)
-        self.vertex_adjoint = Kernel(
-            vertex.adjoint(["x", "v", "f", *(["obstacles"] if model.obstacles else [])]), name, self.lanes, cuda
-        )
-        times = {"dt": np.array([dt]), "times": dt * np.arange(substeps)}
-        self.constants = constants({**model.constants(), **times}, dtype, self.device)
+        times = {"dt": np.array([dt]), "times": dt * np.arange(substeps + 1)}
+        own = self.compile(name, cuda)
+        self.constants = constants({**model.constants(), **times, **own}, dtype, self.device)
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
+
+    @abstractmethod
+    def compile(self, dtype: str, cuda: bool) -> dict[str, npt.NDArray[Any]]:
+        """Builds the integrator's kernels; returns further constants that they read."""
+
+    @abstractmethod
+    def operations(self) -> tuple[float, float]:
+        """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two."""
 
     def step(
         self, x: Tensor, v: Tensor, muscle: Tensor, *, obstacles: Tensor | None = None, **parameters: Tensor
@@ -105,6 +109,25 @@ class FemEngine(Physics):
         shaped = {name: y.expand(len(x), *self.inputs[name]) for name, y in inputs.items()}
         result = self._simulation.step(shaped)
         return result["x"], result["v"]
+
+
+class FemEngine(FemPhysics):
+    """A soft body integrated by semi-implicit Euler; the substep must resolve its fastest wave."""
+
+    def compile(self, dtype: str, cuda: bool) -> dict[str, npt.NDArray[Any]]:
+        """Builds the two laws' kernels and their adjoints'."""
+        model = self.model
+        tet = tetrahedron_law(model.energy, model.activation, model.damping, self.parameters)
+        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp)
+        self.tet = Kernel(tet, dtype, self.lanes, cuda)
+        self.tet_adjoint = Kernel(
+            tet.adjoint(["x", "v", "muscle", *self.parameters], accumulate=self.parameters), dtype, self.lanes, cuda
+        )
+        self.vertex = Kernel(vertex, dtype, self.lanes, cuda)
+        self.vertex_adjoint = Kernel(
+            vertex.adjoint(["x", "v", "f", *(["obstacles"] if model.obstacles else [])]), dtype, self.lanes, cuda
+        )
+        return {}
 
     def operations(self) -> tuple[float, float]:
         """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two."""

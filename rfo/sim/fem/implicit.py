@@ -18,19 +18,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import warp as wp
 
 from rfo.sim.block_lu import BlockLU, BlockPattern
 from rfo.sim.bridge import Buffer, scalar_name, warp_device
 from rfo.sim.fem import implicit_laws as laws
 from rfo.sim.fem.engine import FemPhysics
 from rfo.sim.fem.laws import tetrahedron_law
-from rfo.sim.kernel import Kernel, Law
+from rfo.sim.kernel import Kernel, Law, native_kernel
 from rfo.sim.simulation import Workspace
 
 __all__ = ["ImplicitFemEngine"]
 
-ITERATIONS = {"float32": 20, "float64": 40}
+ITERATIONS = {"float32": 60, "float64": 90}
 """Newton iterations per substep after which an environment counts as failed."""
+
+RENEWAL = 4
+"""Newton's matrix is renewed in every fourth iteration at most: environments of a pack then do it together, and one
+renewal costs as much as ten of the others."""
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
 """Root mean square of the last Newton step's move of a vertex, as a share of the mean edge."""
@@ -56,6 +61,7 @@ class ImplicitFemEngine(FemPhysics):
         model = self.model
         self.pattern = BlockPattern(len(model.vertices), model.tets)
         self.solver = BlockLU(dtype, self.lanes, cuda)
+        self.rounds = _Rounds(dtype, self.lanes)
         tet, vertex = residual_laws(self)
         self._kernels = {
             name: Kernel(law, dtype, self.lanes, cuda)
@@ -102,7 +108,8 @@ def implicit_kernels(tet: Law, vertex: Law, parameters: tuple[str, ...], obstacl
         "vertex": replace(vertex, gate="active"),
         "size": replace(laws.size_law(), gate="active"),
         "size_renewed": replace(laws.size_law(), gate="renew"),
-        "judge": replace(laws.judge_law(), gate="active"),
+        "judge": replace(laws.judge_law(renewal=False), gate="active"),
+        "judge_renewal": replace(laws.judge_law(renewal=True), gate="active"),
         "clear": laws.clear_law("renew"),
         "tet_assembly": laws.assembly(tet, "renew"),
         "vertex_assembly": laws.assembly(vertex, "renew"),
@@ -122,6 +129,29 @@ def implicit_kernels(tet: Law, vertex: Law, parameters: tuple[str, ...], obstacl
     }
 
 
+class _Rounds:
+    """Kernels that decide on the device whether Newton goes on: `open` holds the answer and the rounds that are left."""
+
+    def __init__(self, dtype: str, lanes: int) -> None:
+        limit = ITERATIONS[dtype] // RENEWAL
+        active, answer = ("active", f"wp.array2d(dtype=wp.{dtype})"), ("open", "wp.array(dtype=wp.int32)")
+        ask = (
+            f"const wp::{dtype}* at = (wp::{dtype}*)((char*)active.data + thread * (size_t)active.strides[0]);\n"
+            f"for (int k = 0; k < {lanes}; ++k) if (at[k] > 0 && open.data[1] > 0) open.data[0] = 1;"
+        )
+        self._kernels = {
+            "start": (native_kernel("rounds_start", (answer,), f"open.data[0] = 1; open.data[1] = {limit};"), False),
+            "count": (native_kernel("rounds_count", (answer,), "open.data[0] = 0; open.data[1] -= 1;"), False),
+            "ask": (native_kernel("rounds_ask", (active, answer), ask), True),
+        }
+
+    def launch(self, name: str, arrays: Mapping[str, Any], packs: int, device: Any) -> None:
+        """Launches "start", "count" or "ask", the last with one thread for each pack."""
+        kernel, per_pack = self._kernels[name]
+        inputs = [packs, *([arrays["active"]] if per_pack else []), arrays["open"]]
+        wp.launch(kernel, dim=packs if per_pack else 1, inputs=inputs, device=device, record_tape=False)
+
+
 class _Solver:
     """What Newton and the adjoint system work in, shared by the workspaces of a core."""
 
@@ -133,6 +163,7 @@ class _Solver:
         sizes = {**dict.fromkeys(STATE, 1), "size": 2, "matrix": slots, "factor": slots}
         sizes |= dict.fromkeys(("r", "e", "step", "p", "bar_r"), vertex)
         self.arrays = {name: buffer(size).array for name, size in sizes.items()}
+        self.arrays["open"] = wp.zeros(2, dtype=wp.int32, device=warp_device(engine.device))
 
 
 class _ImplicitWorkspace(Workspace):
@@ -204,8 +235,8 @@ class _ImplicitWorkspace(Workspace):
             arrays = self._arrays(substep)
             self._launch(arrays, vertices, "start")
             self._launch(arrays, 1, "begin_due" if substep == 0 else "begin")
-            for iteration in range(ITERATIONS[scalar_name(self._engine.dtype)]):
-                self._iterate(arrays, first=substep == 0 and iteration == 0)
+            self._engine.rounds.launch("start", arrays, self._packs, self._device)
+            wp.capture_while(arrays["open"], self._round, arrays=arrays)
             self._launch(arrays, vertices, "place")
             self._launch(arrays, 1, "note")
         for buffer in self.outputs.values():
@@ -226,21 +257,26 @@ class _ImplicitWorkspace(Workspace):
         for buffer in self._bars.values():
             self._mark(buffer)
 
-    def _iterate(self, arrays: Mapping[str, Any], *, first: bool) -> None:
-        """One iteration of Newton's method; `first` has no matrix to begin with."""
+    def _round(self, arrays: Mapping[str, Any]) -> None:
+        """Iterations of Newton's method, of which the first can renew the matrix."""
         vertices, tets = self._counts["vertex"], self._counts["tet"]
-        self._launch(arrays, vertices, "move")
-        self._launch(arrays, tets, "tet")
-        self._launch(arrays, vertices, "vertex")
-        if not first:
+        for iteration in range(RENEWAL):
+            self._launch(arrays, vertices, "move")
+            self._launch(arrays, tets, "tet")
+            self._launch(arrays, vertices, "vertex")
             self._solve("solve", arrays, "active")
             self._launch({**arrays, "y": arrays["x"]}, vertices, "size")
-        self._launch(arrays, 1, "judge")
-        self._assemble(arrays)
-        self._solve("solve", arrays, "renew")
-        self._launch({**arrays, "y": arrays["x"]}, vertices, "size_renewed")
-        self._launch(arrays, vertices, "step")
-        self._launch(arrays, 1, "settle")
+            if iteration == 0:
+                self._launch(arrays, 1, "judge_renewal")
+                self._assemble(arrays)
+                self._solve("solve", arrays, "renew")
+                self._launch({**arrays, "y": arrays["x"]}, vertices, "size_renewed")
+            else:
+                self._launch(arrays, 1, "judge")
+            self._launch(arrays, vertices, "step")
+            self._launch(arrays, 1, "settle")
+        for name in ("count", "ask"):
+            self._engine.rounds.launch(name, arrays, self._packs, self._device)
 
     def _assemble(self, arrays: Mapping[str, Any]) -> None:
         self._launch(arrays, self._counts["slot"], "clear")

@@ -45,7 +45,7 @@ __all__ = [
 
 VECTOR = Item((3,))
 
-SLOW = 0.3
+SLOW = 0.4
 """Newton's matrix is renewed once a correction is not shorter than this share of the step before."""
 
 UNBOUNDED = 1e30
@@ -203,7 +203,7 @@ def begin_law(due: bool) -> Law:
     return Law("begin_due" if due else "begin", function, {}, {**outputs, "size": Item((2,))})
 
 
-def judge_law() -> Law:
+def judge_law(renewal: bool) -> Law:
     """What Newton does with the correction e = P⁻¹ r at a trial point, for a matrix P from here or from before.
 
     Deuflhard's natural monotonicity test: the correction must be shorter than the step that led here, of length²
@@ -211,20 +211,24 @@ def judge_law() -> Law:
     (`done`), and computed once more with a new matrix where it is not much shorter (`renew`). Otherwise a share of that
     step is taken `back`: half of what was taken where the matrix was made at its start (`fresh`), and else all, to
     make one there (`due`).
+
+    Args:
+        renewal: Whether the matrix can be renewed in this iteration; otherwise who needs that waits.
     """
 
     def function(
         active: Any, size: Any, last: Any, share: Any, fresh: Any, due: Any, tolerance: Any
     ) -> dict[str, Any]:
         length, bound = size[0], 1.0 - 0.25 * share
-        accepted = select(bound * bound * last - length, active, 0.0)
+        shorter = select(bound * bound * last - length, active, 0.0)
+        accepted = select(due, active if renewal else 0.0, shorter)  # a correction by an outdated matrix says nothing
         excess = length - (tolerance[0] + tolerance[1] * size[1])
         slow = maximum(length - SLOW * SLOW * last, due)
         return {
             "accepted": accepted,
             "done": select(due, 0.0, select(-excess, accepted, 0.0)),
-            "renew": select(maximum(excess, due), select(slow, accepted, 0.0), 0.0),
-            "back": select(fresh, 0.5 * share, share),
+            "renew": select(maximum(excess, due), select(slow, accepted, 0.0), 0.0) if renewal else constant(0.0),
+            "back": select(due, 0.0, select(fresh, 0.5 * share, share)),
             "length": length,
             "size": np.zeros(2),
         }

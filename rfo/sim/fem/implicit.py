@@ -30,7 +30,7 @@ from rfo.sim.simulation import Workspace
 
 __all__ = ["ImplicitFemEngine"]
 
-ITERATIONS = {"float32": 60, "float64": 90}
+ITERATIONS = {"float32": 100, "float64": 160}
 """Newton iterations per substep after which an environment counts as failed."""
 
 RENEWAL = 4
@@ -49,7 +49,7 @@ REFINEMENTS = 4
 ADJOINT_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 """Size of the last correction of an adjoint solution, as a share of it."""
 
-STATE = ("active", "accepted", "done", "renew", "back", "length", "last", "share", "fresh", "due", "failed")
+STATE = ("active", "accepted", "done", "renew", "back", "length", "last", "share", "fresh", "due", "shift", "stuck", "failed")
 """One number per environment each: how its Newton iteration stands (`implicit_laws.judge_law`)."""
 
 
@@ -75,7 +75,7 @@ class ImplicitFemEngine(FemPhysics):
             "slot_count": np.array([self.pattern.slot_count]),
             "blocks": self.pattern.blocks,
             "diagonal": self.pattern.diagonal,
-            "tolerance": np.array([count * move**2, rounding**2]),
+            "tolerance": np.array([count * move**2, rounding**2, count * (edge / self.dt) ** 2]),
             "adjoint_tolerance": np.array([ADJOINT_TOLERANCE[dtype]]),
         }
 
@@ -113,6 +113,8 @@ def implicit_kernels(tet: Law, vertex: Law, parameters: tuple[str, ...], obstacl
         "clear": laws.clear_law("renew"),
         "tet_assembly": laws.assembly(tet, "renew"),
         "vertex_assembly": laws.assembly(vertex, "renew"),
+        "shift": laws.shift_law(),
+        "guard": replace(laws.guard_law(), gate="active"),
         "step": replace(laws.step_law(), gate="active"),
         "settle": replace(laws.settle_law(), gate="active"),
         "note": laws.note_law(),
@@ -271,6 +273,7 @@ class _ImplicitWorkspace(Workspace):
                 self._assemble(arrays)
                 self._solve("solve", arrays, "renew")
                 self._launch({**arrays, "y": arrays["x"]}, vertices, "size_renewed")
+                self._launch(arrays, 1, "guard")
             else:
                 self._launch(arrays, 1, "judge")
             self._launch(arrays, vertices, "step")
@@ -281,7 +284,7 @@ class _ImplicitWorkspace(Workspace):
     def _assemble(self, arrays: Mapping[str, Any]) -> None:
         self._launch(arrays, self._counts["slot"], "clear")
         self._launch(arrays, self._counts["tet"], "tet_assembly")
-        self._launch(arrays, self._counts["vertex"], "vertex_assembly")
+        self._launch(arrays, self._counts["vertex"], "vertex_assembly", "shift")
         self._solve("factor", arrays, "renew")
 
     def _solve_adjoint(self, arrays: Mapping[str, Any]) -> None:

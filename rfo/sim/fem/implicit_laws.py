@@ -27,6 +27,7 @@ __all__ = [
     "body_residual",
     "check_law",
     "clear_law",
+    "guard_law",
     "judge_law",
     "mark_law",
     "move_law",
@@ -37,6 +38,7 @@ __all__ = [
     "refine_law",
     "seed_law",
     "settle_law",
+    "shift_law",
     "size_law",
     "start_law",
     "step_law",
@@ -47,6 +49,12 @@ VECTOR = Item((3,))
 
 SLOW = 0.4
 """Newton's matrix is renewed once a correction is not shorter than this share of the step before."""
+
+LEAST_SHARE = 0.2
+"""A Newton step is halved twice, to a quarter, before another matrix is tried."""
+
+SHIFT = 8.0
+"""Factor by which a shift of the matrix rises and falls, from 1, the mass itself."""
 
 UNBOUNDED = 1e30
 """Length² of a step before the first."""
@@ -197,10 +205,10 @@ def begin_law(due: bool) -> Law:
 
     def function() -> dict[str, Any]:
         state = {"active": 1.0, "last": UNBOUNDED, "share": 1.0, "fresh": 0.0, "due": float(due)}
-        return {**state, "size": np.zeros(2)}
+        return {**state, "shift": 0.0, "size": np.zeros(2)} if due else {**state, "size": np.zeros(2)}
 
-    outputs: dict[str, Access] = {name: Item() for name in ("active", "last", "share", "fresh", "due")}
-    return Law("begin_due" if due else "begin", function, {}, {**outputs, "size": Item((2,))})
+    names = ("active", "last", "share", "fresh", "due", *(["shift"] if due else []))
+    return Law("begin_due" if due else "begin", function, {}, {**dict.fromkeys(names, Item()), "size": Item((2,))})
 
 
 def judge_law(renewal: bool) -> Law:
@@ -209,34 +217,65 @@ def judge_law(renewal: bool) -> Law:
     Deuflhard's natural monotonicity test: the correction must be shorter than the step that led here, of length²
     `last`, of which a `share` was taken. Then it is the next step: the last one where it is within the tolerance
     (`done`), and computed once more with a new matrix where it is not much shorter (`renew`). Otherwise a share of that
-    step is taken `back`: half of what was taken where the matrix was made at its start (`fresh`), and else all, to
-    make one there (`due`).
+    step is taken `back`: half of what was taken where the matrix was made at its start (`fresh`), twice at most, and
+    else all, to make one there (`due`).
+
+    P = A + `shift` M: a shift makes P definite where A is not, as under strong compression. It follows the flow
+    M dv'/dτ = -r for pseudo-time 1 / `shift` (pseudo-transient continuation), where corrections may grow for a while,
+    and falls with every renewal that goes well; the last step is one without.
 
     Args:
         renewal: Whether the matrix can be renewed in this iteration; otherwise who needs that waits.
     """
 
     def function(
-        active: Any, size: Any, last: Any, share: Any, fresh: Any, due: Any, tolerance: Any
+        active: Any, size: Any, last: Any, share: Any, fresh: Any, due: Any, shift: Any, tolerance: Any
     ) -> dict[str, Any]:
-        length, bound = size[0], 1.0 - 0.25 * share
+        length, bound = size[0], select(shift, 2.0, 1.0 - 0.25 * share)
         shorter = select(bound * bound * last - length, active, 0.0)
         accepted = select(due, active if renewal else 0.0, shorter)  # a correction by an outdated matrix says nothing
-        excess = length - (tolerance[0] + tolerance[1] * size[1])
-        slow = maximum(length - SLOW * SLOW * last, due)
+        excess = maximum(length - (tolerance[0] + tolerance[1] * size[1]), shift)
+        slow = maximum(length - SLOW * SLOW * last, maximum(due, shift))
+        renew = select(maximum(excess, due), select(slow, accepted, 0.0), 0.0) if renewal else constant(0.0)
+        half = select(fresh, select(share - LEAST_SHARE, 0.5 * share, share), share)
+        lower = select(shift - SHIFT, shift / SHIFT, 0.0)
         return {
             "accepted": accepted,
-            "done": select(due, 0.0, select(-excess, accepted, 0.0)),
-            "renew": select(maximum(excess, due), select(slow, accepted, 0.0), 0.0) if renewal else constant(0.0),
-            "back": select(due, 0.0, select(fresh, 0.5 * share, share)),
+            "done": select(due, 0.0, select(excess, 0.0, select(-length, 0.0, accepted))),
+            "renew": renew,
+            "back": select(due, 0.0, half),
             "length": length,
+            "shift": select(renew, select(due, shift, lower), shift),
             "size": np.zeros(2),
         }
 
-    names = ("active", "last", "share", "fresh", "due")
-    inputs: dict[str, Access] = {**dict.fromkeys(names, Item()), "size": Item((2,)), "tolerance": Uniform((2,))}
-    outputs: dict[str, Access] = dict.fromkeys(("accepted", "done", "renew", "back", "length"), Item())
-    return Law("judge", function, inputs, {**outputs, "size": Item((2,))})
+    names = ("active", "last", "share", "fresh", "due", "shift")
+    inputs: dict[str, Access] = {**dict.fromkeys(names, Item()), "size": Item((2,)), "tolerance": Uniform((3,))}
+    outputs: dict[str, Access] = dict.fromkeys(("accepted", "done", "renew", "back", "length", "shift"), Item())
+    return Law("judge_renewal" if renewal else "judge", function, inputs, {**outputs, "size": Item((2,))})
+
+
+def guard_law() -> Law:
+    """Refuses a step by a renewed matrix that is longer than an edge, or not a number: `stuck`."""
+
+    def function(renew: Any, accepted: Any, size: Any, back: Any, tolerance: Any) -> dict[str, Any]:
+        stuck = select(renew, select(tolerance[2] - size[0], 0.0, 1.0), 0.0)
+        return {"stuck": stuck, "accepted": select(stuck, 0.0, accepted), "back": select(stuck, 0.0, back)}
+
+    inputs: dict[str, Access] = {**dict.fromkeys(("renew", "accepted", "back"), Item()), "size": Item((2,))}
+    outputs: dict[str, Access] = dict.fromkeys(("stuck", "accepted", "back"), Item())
+    return Law("guard", function, {**inputs, "tolerance": Uniform((3,))}, outputs)
+
+
+def shift_law() -> Law:
+    """Adds `shift` times the mass to the diagonal of the matrix."""
+
+    def function(shift: Any, mass: Any) -> dict[str, Any]:
+        return {"matrix": (shift * mass * np.eye(3))[None]}
+
+    return Law(
+        "shift", function, {"shift": Single(), "mass": Fixed()}, {"matrix": Corners((1, 3, 3), "diagonal")}, gate="renew"
+    )
 
 
 def step_law() -> Law:
@@ -260,26 +299,35 @@ def settle_law() -> Law:
         last: Any,
         share: Any,
         fresh: Any,
+        due: Any,
+        shift: Any,
         accepted: Any,
         done: Any,
         renew: Any,
+        stuck: Any,
         length: Any,
         tolerance: Any,
     ) -> dict[str, Any]:
-        excess = size[0] - (tolerance[0] + tolerance[1] * size[1])
-        finished = select(renew, select(-excess, 1.0, 0.0), done)
+        excess = maximum(size[0] - (tolerance[0] + tolerance[1] * size[1]), shift)
+        finished = select(renew, select(accepted, select(excess, 0.0, 1.0), 0.0), done)
+        # At the start of a step whose matrix was made there, and none of whose shares will do.
+        hopeless = select(due, 0.0, select(fresh, select(share - LEAST_SHARE, 0.0, 1.0), 0.0))
+        restart = select(stuck, 1.0, select(fresh, hopeless, 1.0))
+        failed = select(stuck, 1.0, hopeless)
+        raised = select(failed, maximum(SHIFT * shift, 1.0), shift)
         return {
             "active": select(finished, 0.0, active),
-            "last": select(accepted, select(renew, size[0], length), select(fresh, last, UNBOUNDED)),
-            "share": select(accepted, 1.0, select(fresh, 0.5 * share, 1.0)),
-            "due": select(accepted, 0.0, select(fresh, 0.0, 1.0)),
-            "fresh": select(accepted, renew, fresh),
+            "last": select(accepted, select(renew, size[0], length), select(restart, UNBOUNDED, last)),
+            "share": select(accepted, 1.0, select(restart, 1.0, 0.5 * share)),
+            "due": select(accepted, 0.0, restart),
+            "fresh": select(accepted, renew, select(restart, 0.0, fresh)),
+            "shift": select(accepted, shift, raised),
             "size": np.zeros(2),
         }
 
-    names = ("active", "last", "share", "fresh", "accepted", "done", "renew", "length")
-    inputs: dict[str, Access] = {**dict.fromkeys(names, Item()), "size": Item((2,)), "tolerance": Uniform((2,))}
-    outputs: dict[str, Access] = dict.fromkeys(("active", "last", "share", "due", "fresh"), Item())
+    names = ("active", "last", "share", "fresh", "due", "shift", "accepted", "done", "renew", "stuck", "length")
+    inputs: dict[str, Access] = {**dict.fromkeys(names, Item()), "size": Item((2,)), "tolerance": Uniform((3,))}
+    outputs: dict[str, Access] = dict.fromkeys(("active", "last", "share", "due", "fresh", "shift"), Item())
     return Law("settle", function, inputs, {**outputs, "size": Item((2,))})
 
 
@@ -315,8 +363,8 @@ def seed_law() -> Law:
 
 def open_law() -> Law:
     """Everyone's adjoint system is yet to be solved, with a matrix to be made."""
-    outputs: dict[str, Access] = {"active": Item(), "renew": Item(), "size": Item((2,))}
-    return Law("open", lambda: {"active": 1.0, "renew": 1.0, "size": np.zeros(2)}, {}, outputs)
+    outputs: dict[str, Access] = {"active": Item(), "renew": Item(), "shift": Item(), "size": Item((2,))}
+    return Law("open", lambda: {"active": 1.0, "renew": 1.0, "shift": 0.0, "size": np.zeros(2)}, {}, outputs)
 
 
 def refine_law() -> Law:

@@ -24,6 +24,7 @@ __all__ = ["BlockLU", "BlockPattern"]
 
 Ints = npt.NDArray[np.int64]
 
+
 class BlockPattern:
     """Where the blocks of a matrix and of its factors stand.
 
@@ -65,7 +66,9 @@ class BlockPattern:
         `columns` holds for each column, in order: its row, how many rows follow it, and where its entries in `entries`
         (row, slot below the diagonal, slot right of it) and in `targets` (slot of each pair's product) begin.
         """
-        columns, entries, targets = [], [], []
+        columns: list[list[int]] = []
+        entries: list[list[int]] = []
+        targets: list[int] = []
         for row, later in zip(self.order, self._later, strict=True):
             columns.append([row, len(later), len(entries), len(targets)])
             entries += [[other, self._slots[(other, row)], self._slots[(row, other)]] for other in later]

@@ -190,9 +190,9 @@ def gate_lines(gate: str, lanes: int, cuda: bool) -> list[str]:
     if cuda:
         return [f"if (!({gate}_at[0] > ZERO)) return;"]
     return [
-        "bool on = false;",
-        f"for (int k = 0; k < {lanes}; ++k) on |= {gate}_at[k] > ZERO;",
-        "if (!on) return;",
+        "bool any_open = false;",
+        f"for (int k = 0; k < {lanes}; ++k) any_open |= {gate}_at[k] > ZERO;",
+        "if (!any_open) return;",
     ]
 
 

@@ -29,7 +29,6 @@ __all__ = [
     "detach",
     "exp",
     "floor",
-    "forward",
     "log",
     "lookup",
     "maximum",
@@ -282,28 +281,6 @@ def reverse(outputs: Sequence[Expr], seeds: Sequence[Scalar], wrt: Sequence[Expr
         for arg, contribution in zip(node.args, OPERATIONS[node.op].adjoint(g, node, *node.args), strict=True):
             adjoint[arg] = adjoint.get(arg, 0.0) + contribution
     return [constant(adjoint.get(node, 0.0)) for node in wrt]
-
-
-def forward(outputs: Sequence[Expr], tangents: Sequence[Scalar], wrt: Sequence[Expr]) -> list[Expr]:
-    """Returns the tangents of `outputs`: the Jacobian-vector product with `tangents`, as expressions.
-
-    An operation's partial derivatives are its adjoints of one.
-
-    Args:
-        outputs: Results of a law.
-        tangents: Tangent of each of `wrt`.
-        wrt: Nodes to differentiate with respect to, usually symbols.
-    """
-    tangent: dict[Expr, Scalar] = dict(zip(wrt, tangents, strict=True))
-    for node in _depends_on(topological(outputs), set(wrt)):
-        if node in tangent:
-            continue
-        partials = OPERATIONS[node.op].adjoint(constant(1.0), node, *node.args)
-        total: Scalar = 0.0
-        for arg, partial in zip(node.args, partials, strict=True):
-            total = total + constant(partial) * tangent.get(arg, 0.0)
-        tangent[node] = total
-    return [constant(tangent.get(node, 0.0)) for node in outputs]
 
 
 def _depends_on(nodes: list[Expr], wrt: set[Expr]) -> list[Expr]:

@@ -82,8 +82,11 @@ class FemPhysics(Physics):
         """Builds the integrator's kernels; returns further constants that they read."""
 
     @abstractmethod
-    def operations(self) -> tuple[float, float]:
-        """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two."""
+    def operations(self) -> tuple[float, float] | None:
+        """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two.
+
+        None where they depend on the state.
+        """
 
     def step(
         self, x: Tensor, v: Tensor, muscle: Tensor, *, obstacles: Tensor | None = None, **parameters: Tensor

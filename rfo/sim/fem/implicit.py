@@ -21,14 +21,14 @@ import numpy.typing as npt
 import warp as wp
 
 from rfo.sim.block_lu import BlockLU, BlockPattern
-from rfo.sim.bridge import Buffer, scalar_name, warp_device
+from rfo.sim.bridge import Buffer, warp_device
 from rfo.sim.fem import implicit_laws as laws
 from rfo.sim.fem.engine import FemPhysics
 from rfo.sim.fem.laws import tetrahedron_law
 from rfo.sim.kernel import Kernel, Law, native_kernel
 from rfo.sim.simulation import Workspace
 
-__all__ = ["ImplicitFemEngine"]
+__all__ = ["ImplicitFemEngine", "Rounds", "implicit_kernels", "residual_laws"]
 
 ITERATIONS = {"float32": 100, "float64": 160}
 """Newton iterations per substep after which an environment counts as failed."""
@@ -49,7 +49,21 @@ REFINEMENTS = 4
 ADJOINT_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 """Size of the last correction of an adjoint solution, as a share of it."""
 
-STATE = ("active", "accepted", "done", "renew", "back", "length", "last", "share", "fresh", "due", "shift", "stuck", "failed")
+STATE = (
+    "active",
+    "accepted",
+    "done",
+    "renew",
+    "back",
+    "length",
+    "last",
+    "share",
+    "fresh",
+    "due",
+    "shift",
+    "stuck",
+    "failed",
+)
 """One number per environment each: how its Newton iteration stands (`implicit_laws.judge_law`)."""
 
 
@@ -61,7 +75,7 @@ class ImplicitFemEngine(FemPhysics):
         model = self.model
         self.pattern = BlockPattern(len(model.vertices), model.tets)
         self.solver = BlockLU(dtype, self.lanes, cuda)
-        self.rounds = _Rounds(dtype, self.lanes)
+        self.rounds = Rounds(dtype, self.lanes)
         tet, vertex = residual_laws(self)
         self._kernels = {
             name: Kernel(law, dtype, self.lanes, cuda)
@@ -79,9 +93,9 @@ class ImplicitFemEngine(FemPhysics):
             "adjoint_tolerance": np.array([ADJOINT_TOLERANCE[dtype]]),
         }
 
-    def operations(self) -> tuple[float, float]:
-        """Arithmetic of a control step in which every substep takes three Newton steps with one matrix."""
-        raise NotImplementedError
+    def operations(self) -> None:
+        """Nobody knows beforehand how many iterations a step will take."""
+        return None
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
         """Allocates a workspace."""
@@ -131,8 +145,8 @@ def implicit_kernels(tet: Law, vertex: Law, parameters: tuple[str, ...], obstacl
     }
 
 
-class _Rounds:
-    """Kernels that decide on the device whether Newton goes on: `open` holds the answer and the rounds that are left."""
+class Rounds:
+    """Kernels that decide on the device whether Newton goes on: `open` holds the answer and how many rounds are left."""
 
     def __init__(self, dtype: str, lanes: int) -> None:
         limit = ITERATIONS[dtype] // RENEWAL
@@ -146,6 +160,10 @@ class _Rounds:
             "count": (native_kernel("rounds_count", (answer,), "open.data[0] = 0; open.data[1] -= 1;"), False),
             "ask": (native_kernel("rounds_ask", (active, answer), ask), True),
         }
+
+    def warp_modules(self) -> list[Any]:
+        """The Warp modules that hold the kernels, for ahead-of-time compilation."""
+        return [kernel.module for kernel, _ in self._kernels.values()]
 
     def launch(self, name: str, arrays: Mapping[str, Any], packs: int, device: Any) -> None:
         """Launches "start", "count" or "ask", the last with one thread for each pack."""
@@ -163,7 +181,7 @@ class _Solver:
 
         vertex, slots = 3 * len(engine.model.vertices), 9 * engine.pattern.slot_count
         sizes = {**dict.fromkeys(STATE, 1), "size": 2, "matrix": slots, "factor": slots}
-        sizes |= dict.fromkeys(("r", "e", "step", "p", "bar_r"), vertex)
+        sizes |= dict.fromkeys(("r", "correction", "step", "p", "bar_r"), vertex)
         self.arrays = {name: buffer(size).array for name, size in sizes.items()}
         self.arrays["open"] = wp.zeros(2, dtype=wp.int32, device=warp_device(engine.device))
 
@@ -224,7 +242,9 @@ class _ImplicitWorkspace(Workspace):
         for name in names:
             self._engine._kernels[name].launch(arrays, elements=elements, packs=self._packs, device=self._device)
 
-    def _solve(self, name: str, arrays: Mapping[str, Any], gate: str, right: str = "r", solution: str = "e") -> None:
+    def _solve(
+        self, name: str, arrays: Mapping[str, Any], gate: str, right: str = "r", solution: str = "correction"
+    ) -> None:
         named = {**arrays, "right": arrays[right], "solution": arrays[solution]}
         rows = self._counts["vertex"]
         self._engine.solver.launch(name, named, arrays[gate], rows=rows, packs=self._packs, device=self._device)

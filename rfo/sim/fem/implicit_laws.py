@@ -19,7 +19,8 @@ import numpy as np
 from rfo.sim.fem.contact import Ground, HeightField, Plane, Shape, obstacle_surface
 from rfo.sim.fem.laws import POSE
 from rfo.sim.law import Access, Corners, Fixed, Item, Law, Single, Table, Uniform
-from rfo.sim.trace import constant, forward, maximum, minimum, select, sqrt
+from rfo.sim.tangent import forward
+from rfo.sim.trace import constant, maximum, minimum, select, sqrt
 
 __all__ = [
     "assembly",
@@ -168,9 +169,7 @@ def _along(r: Any, values: dict[str, Any], moves: list[Any]) -> Any:
     wrt = [*np.ravel(values["x"]), *np.ravel(values["v"])]
     tangents = [*np.ravel(moves[0]), *np.ravel(moves[1])]
     flat = forward([constant(y) for y in np.ravel(r)], tangents, wrt)
-    result = np.empty(np.shape(r), dtype=object)
-    result.flat = flat
-    return result
+    return np.array(flat, dtype=object).reshape(np.shape(r))
 
 
 def move_law() -> Law:
@@ -183,12 +182,14 @@ def move_law() -> Law:
 
 
 def size_law() -> Law:
-    """Adds squares over the vertices to `size`: of a step `e`, and of `y`, against which its rounding is judged."""
+    """Adds squares over the vertices to `size`: of a `correction`, and of `y`, against which its rounding is judged."""
 
-    def function(e: Any, y: Any) -> dict[str, Any]:
-        return {"size": np.array([(e * e).sum(), (y * y).sum()])}
+    def function(correction: Any, y: Any) -> dict[str, Any]:
+        return {"size": np.array([(correction * correction).sum(), (y * y).sum()])}
 
-    return Law("size", function, {"e": VECTOR, "y": VECTOR}, {"size": Single((2,), accumulate=True)}, "forward")
+    return Law(
+        "size", function, {"correction": VECTOR, "y": VECTOR}, {"size": Single((2,), accumulate=True)}, "forward"
+    )
 
 
 def start_law() -> Law:
@@ -212,7 +213,7 @@ def begin_law(due: bool) -> Law:
 
 
 def judge_law(renewal: bool) -> Law:
-    """What Newton does with the correction e = P⁻¹ r at a trial point, for a matrix P from here or from before.
+    """What Newton does with the correction P⁻¹ r at a trial point, for a matrix P from here or from before.
 
     Deuflhard's natural monotonicity test: the correction must be shorter than the step that led here, of length²
     `last`, of which a `share` was taken. Then it is the next step: the last one where it is within the tolerance
@@ -274,18 +275,25 @@ def shift_law() -> Law:
         return {"matrix": (shift * mass * np.eye(3))[None]}
 
     return Law(
-        "shift", function, {"shift": Single(), "mass": Fixed()}, {"matrix": Corners((1, 3, 3), "diagonal")}, gate="renew"
+        "shift",
+        function,
+        {"shift": Single(), "mass": Fixed()},
+        {"matrix": Corners((1, 3, 3), "diagonal")},
+        gate="renew",
     )
 
 
 def step_law() -> Law:
     """Takes the accepted step, or a share of the last one back; who is not active stays."""
 
-    def function(v: Any, e: Any, step: Any, active: Any, accepted: Any, back: Any) -> dict[str, Any]:
-        change = [select(active, select(accepted, e[i], -back * step[i]), 0.0) for i in range(3)]
-        return {"v": v - np.array(change), "step": np.array([select(accepted, e[i], step[i]) for i in range(3)])}
+    def function(v: Any, correction: Any, step: Any, active: Any, accepted: Any, back: Any) -> dict[str, Any]:
+        change = [select(active, select(accepted, correction[i], -back * step[i]), 0.0) for i in range(3)]
+        return {
+            "v": v - np.array(change),
+            "step": np.array([select(accepted, correction[i], step[i]) for i in range(3)]),
+        }
 
-    inputs: dict[str, Access] = {name: VECTOR for name in ("v", "e", "step")}
+    inputs: dict[str, Access] = {name: VECTOR for name in ("v", "correction", "step")}
     inputs |= {name: Single() for name in ("active", "accepted", "back")}
     return Law("step", function, inputs, {"v": VECTOR, "step": VECTOR})
 
@@ -368,12 +376,12 @@ def open_law() -> Law:
 
 
 def refine_law() -> Law:
-    """Adds a correction `e` to the adjoint solution, kept with the opposite sign as `bar_r`."""
+    """Adds a `correction` to the adjoint solution, kept with the opposite sign as `bar_r`."""
 
-    def function(bar_r: Any, e: Any, active: Any) -> dict[str, Any]:
-        return {"bar_r": bar_r - np.array([select(active, e[i], 0.0) for i in range(3)])}
+    def function(bar_r: Any, correction: Any, active: Any) -> dict[str, Any]:
+        return {"bar_r": bar_r - np.array([select(active, correction[i], 0.0) for i in range(3)])}
 
-    return Law("refine", function, {"bar_r": VECTOR, "e": VECTOR, "active": Single()}, {"bar_r": VECTOR})
+    return Law("refine", function, {"bar_r": VECTOR, "correction": VECTOR, "active": Single()}, {"bar_r": VECTOR})
 
 
 def check_law() -> Law:

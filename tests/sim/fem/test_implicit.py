@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_first_order_towards_the_explicit_solution() -> None:
     v = 0.3 * v
     fine, _ = engine(model, dt=CONTROL / 4096, substeps=4096).step(x, v, muscle)
     errors = [float((implicit(model, substeps=n).step(x, v, muscle)[0] - fine).norm()) for n in (32, 64, 128)]
-    for coarse, halved in zip(errors, errors[1:], strict=False):
+    for coarse, halved in pairwise(errors):
         assert 1.7 < coarse / halved < 2.3
 
 
@@ -149,7 +150,7 @@ def test_energy_decreases(material: str) -> None:
     for _ in range(6):
         x, v = sim.step(x, v, rest)
         levels.append(total(x, v))
-    assert all(bool((b < a).all()) for a, b in zip(levels, levels[1:], strict=False))
+    assert all(bool((b < a).all()) for a, b in pairwise(levels))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -146,7 +146,7 @@ def implicit_kernels(tet: Law, vertex: Law, parameters: tuple[str, ...], obstacl
 
 
 class Rounds:
-    """Kernels that decide on the device whether Newton goes on: `open` holds the answer and how many rounds are left."""
+    """Kernels that decide on the device whether Newton goes on: `open` holds the answer and the rounds left."""
 
     def __init__(self, dtype: str, lanes: int) -> None:
         limit = ITERATIONS[dtype] // RENEWAL

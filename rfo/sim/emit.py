@@ -14,7 +14,7 @@ from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table
 from rfo.sim.trace import OPERATIONS, Expr, topological
 from rfo.sim.vector_math import FUNCTIONS, lane_functions, scalar_functions
 
-__all__ = ["CPU_COMPILER_FLAGS", "FLUSH_DENORMALS", "Source", "Statements", "native_kernel", "statements"]
+__all__ = ["CPU_COMPILER_FLAGS", "FLUSH_DENORMALS", "Source", "Statements", "gate_lines", "native_kernel", "statements"]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
@@ -51,12 +51,14 @@ class Source:
             result[name] = f"wp.array(dtype={scalar})" if shared else f"wp.array2d(dtype={scalar})"
             if isinstance(access, Corners):
                 result[access.index] = "wp.array(dtype=wp.int32)"
+        if self.law.gate:
+            result[self.law.gate] = f"wp.array2d(dtype={scalar})"
         return list(result.items())
 
     def snippet(self) -> str:
         """The whole function body."""
         flush = [] if self.cuda else [FLUSH_DENORMALS]
-        lines = [*flush, *self._prelude(), *self._pointers()]
+        lines = [*flush, *self._prelude(), *self._pointers(), *gate_lines(self.law.gate, self.lanes, self.cuda)]
         body = [*self._corner_lines(), *self._loads(), *self._statements(), *self._stores()]
         if self.cuda and self.law.order == "any":
             return "\n".join([*lines, *body])
@@ -195,6 +197,19 @@ class Source:
                     yield f"atomicAdd({place}, {self.names[node]});"
                 else:
                     yield f"*(V*)({place}) {'+=' if adds else '='} {self.names[node]};"
+
+
+def gate_lines(gate: str, lanes: int, cuda: bool) -> list[str]:
+    """Code that returns from a native function whose environments are all switched off (`Law.gate`)."""
+    if not gate:
+        return []
+    if cuda:
+        return [f"if (!({gate}_at[0] > ZERO)) return;"]
+    return [
+        "bool any_open = false;",
+        f"for (int k = 0; k < {lanes}; ++k) any_open |= {gate}_at[k] > ZERO;",
+        "if (!any_open) return;",
+    ]
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,8 @@ class Law:
         inputs: Access of each argument.
         outputs: Access of each result.
         order: "any" where elements are independent; "forward" or "backward" where one follows on another.
+        gate: Name of an array with one number per environment, or none. A pack in which no number is positive is
+            skipped; where some are, what the other environments' outputs become is undefined unless the law says it.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Law:
     inputs: Mapping[str, Access]
     outputs: Mapping[str, Access]
     order: Order = "any"
+    gate: str = ""
 
     def adjoint(self, wrt: Sequence[str], accumulate: Sequence[str] = ()) -> Law:
         """Returns the law that carries adjoints of the outputs back to the inputs `wrt`.
@@ -155,7 +158,7 @@ class Law:
             return {f"bar_{n}": _fill(self.inputs[n].shape, adjoints) for n in wrt}
 
         order: dict[Order, Order] = {"any": "any", "forward": "backward", "backward": "forward"}
-        return Law(f"{self.name}_adjoint", function, inputs, outputs, order[self.order])
+        return Law(f"{self.name}_adjoint", function, inputs, outputs, order[self.order], self.gate)
 
     def trace(self) -> tuple[Values, Values]:
         """Runs the function on symbols; returns them and the resulting expressions, by name and shape."""

@@ -12,7 +12,7 @@ from rfo.core.check import check_task
 from rfo.core.check_gradient import check_gradients
 from rfo.core.task import CheckSituation, State
 from rfo.sim.fem import SelfContact
-from rfo_envs.fem.biped import SoftBiped
+from rfo_envs.fem.biped import BonedBiped, SoftBiped
 from rfo_envs.fem.crawler import SoftCrawler
 from rfo_envs.fem.jumper import SoftJumper
 from rfo_envs.fem.locomotion import Flesh, SoftLocomotion
@@ -64,6 +64,12 @@ def test_check_passes(task: type[SoftLocomotion]) -> None:
 def test_check_passes_on_a_large_body() -> None:
     """The same for 5,280 tetrahedra resting on hundreds of vertices, with a few environments."""
     report = check_task(SoftStarfish, n=3)
+    assert report.passed, [check for check in report.checks if not check.passed]
+
+
+def test_check_passes_with_the_implicit_engine() -> None:
+    """Bones a thousand times as stiff as flesh, two substeps per control step."""
+    report = check_task(BonedBiped, n=9)
     assert report.passed, [check for check in report.checks if not check.passed]
 
 

@@ -41,6 +41,9 @@ def run_law(
         buffers[name] = Buffer(packs, int(np.prod(shape)), kernel.lanes, torch_type, CPU)
         if name in values:
             buffers[name].load(torch.as_tensor(values[name]).to(torch_type))
+    if law.gate:
+        buffers[law.gate] = Buffer(packs, 1, kernel.lanes, torch_type, CPU)
+        buffers[law.gate].load(torch.as_tensor(values[law.gate]).to(torch_type))
     arrays = {**constants(shared, torch_type, CPU), **{name: buffer.array for name, buffer in buffers.items()}}
     kernel.launch(arrays, elements=_elements(law, values), packs=packs, device=warp_device(CPU))
     results = {}

@@ -8,6 +8,7 @@ from law_runner import run_law
 
 from rfo.sim import trace
 from rfo.sim.kernel import Item, Law, Table
+from rfo.sim.tangent import forward
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
 
 POSITIVE = {"sqrt", "log"}
@@ -185,3 +186,37 @@ def test_lookup_reads_a_table() -> None:
     assert np.abs(run_law(law, {"x": x, "table": table}, {"y": (4,)})["y"] - function(x, table)["y"]).max() < 1e-13
     adjoint = run_law(law.adjoint(["x"]), {"x": x, "table": table, "bar_y": np.ones_like(x)}, {"bar_x": (4,)})["bar_x"]
     assert (adjoint == table[x.astype(int)]).all()
+
+
+def test_forward_mode_is_the_transpose_of_reverse_mode() -> None:
+    """For every operation, seeds times the Jacobian-vector product equals tangents times the vector-Jacobian one."""
+    x, p = [symbol(f"x{i}") for i in range(3)], [symbol(f"p{i}") for i in range(3)]
+    rng = np.random.default_rng(3)
+    point, move = rng.uniform(0.5, 1.5, 3), rng.standard_normal(3)
+    numbers = {node: value for node, value in zip([*x, *p], [*point, *move], strict=True)}
+    for op in ON_NUMPY:
+        y = Expr.make(op, tuple(x[: ARITY.get(op, 1)]))
+        (tangent,) = forward([y], p, x)
+        adjoints = reverse([y], [1.0], x)
+        expected = sum(_number(adjoint, numbers) * by for adjoint, by in zip(adjoints, move, strict=True))
+        assert _number(tangent, numbers) == pytest.approx(expected, abs=1e-14), op
+
+
+def _number(node: Expr, numbers: dict[Expr, float]) -> float:
+    """Value of an expression on numbers."""
+    if node in numbers:
+        return numbers[node]
+    if node.op == "const":
+        return float(node.value)
+    return float(OPERATIONS[node.op].fold(*(_number(arg, numbers) for arg in node.args)))
+
+
+def test_a_gate_skips_packs_that_are_switched_off() -> None:
+    """A pack in which no environment is on keeps its outputs; one with any is computed."""
+    law = Law("doubled", lambda x: {"y": 2.0 * x}, {"x": Item()}, {"y": Item()}, gate="on")
+    rng = np.random.default_rng(4)
+    x, on = rng.standard_normal((24, 5)), np.zeros((24, 1))
+    on[9] = 1.0  # of three packs of eight the second
+    y = run_law(law, {"x": x, "y": -x, "on": on}, {"y": (5,)})["y"]
+    expected = np.concatenate([-x[:8], 2.0 * x[8:16], -x[16:]])
+    assert np.array_equal(y, expected)

@@ -15,6 +15,7 @@ from rfo.core.colors import activation_color
 from rfo.core.scene import Scene, SceneMesh
 from rfo.core.task import State, Task
 from rfo.sim.fem import FemContact, FemEngine, FemModel, SelfContact
+from rfo.sim.fem.engine import FemPhysics
 from rfo.sim.fem.laws import Activation, Damping
 from rfo.sim.fem.mesh import SoftBody
 from rfo_envs.assets import asset_path
@@ -67,11 +68,13 @@ class SoftTask(Task):
     """A task with one soft body: its model, its engine, and where its mass is."""
 
     substeps: ClassVar[int]
+    integrator: ClassVar[type[FemPhysics]] = FemEngine
+    """What advances the body: `FemEngine`, or `ImplicitFemEngine` where its stiffness would need tiny substeps."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.model = self.make_body()
-        self.engine = FemEngine(
+        self.engine = self.integrator(
             self.model,
             dt=self.spec.control_dt / self.substeps,
             substeps=self.substeps,
@@ -85,7 +88,7 @@ class SoftTask(Task):
     def make_body(self) -> FemModel:
         """Builds the body."""
 
-    def physics_operations(self) -> tuple[float, float]:
+    def physics_operations(self) -> tuple[float, float] | None:
         """The engine's arithmetic."""
         return self.engine.operations()
 

@@ -212,9 +212,7 @@ def respond(distance: Any, normal: Any, carried: Any, v: Any, step: Any, contact
     relative = v - carried
     approach = (relative * normal).sum()
     tangential = relative - approach * normal
-    eager = 1.0 - damping * approach  # negative where the vertex leaves faster than damping lets a spring push
-    share = (eager + sqrt(eager * eager + ROUNDING * ROUNDING)) * (1.0 / (1.0 + math.sqrt(1.0 + ROUNDING * ROUNDING)))
-    force = spring * share / (1.0 + step * spring * damping)
+    force = spring * damped_share(damping * approach) / (1.0 + step * spring * damping)
     along = approach + step * force
     speed = sqrt((tangential * tangential).sum() + slip_speed * slip_speed)
     slip = speed / (speed + step * friction * force)
@@ -227,6 +225,16 @@ def ramped(depth: Any, ramp: float) -> Any:
         return depth
     shallow = minimum(depth, ramp)
     return depth - shallow + shallow * shallow * (0.5 / ramp)
+
+
+def damped_share(leaving: Any) -> Any:
+    """Share of the spring force that Hunt-Crossley damping leaves: (1 - c v_n)⁺, rounded off, 1 at rest.
+
+    Args:
+        leaving: c v_n, damping times the normal velocity; above 1 a vertex leaves faster than the spring may push.
+    """
+    eager = 1.0 - leaving
+    return (eager + sqrt(eager * eager + ROUNDING * ROUNDING)) * (1.0 / (1.0 + math.sqrt(1.0 + ROUNDING * ROUNDING)))
 
 
 def cross(a: Any, b: Any) -> Any:

@@ -1,12 +1,17 @@
-"""The finite-element engine: substeps of two launches forward and two backward."""
+"""The finite-element engine: what its integrators share, and the explicit one.
+
+An explicit substep is two launches forward and two backward. `rfo.sim.fem.implicit` has the other integrator.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,14 +23,14 @@ from rfo.sim.fem.self_contact import Patches, SelfContactKernels
 from rfo.sim.kernel import Kernel, lanes_for
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
 
-__all__ = ["FemEngine"]
+__all__ = ["FemEngine", "FemPhysics"]
 
 SCATTER = 12
 """Additions with which a tetrahedron adds a vector to each of its four corners."""
 
 
-class FemEngine(Physics):
-    """A soft body over the ground, integrated by semi-implicit Euler.
+class FemPhysics(Physics):
+    """A soft body over the ground: its inputs and its control step, whatever integrates it.
 
     Args:
         model: The body.
@@ -61,38 +66,33 @@ class FemEngine(Physics):
         if unknown:
             raise UsageError(f"a soft body has no parameter {unknown.pop()!r}; there are {', '.join(known)}")
         self.parameters = tuple(parameters)
-        of_tets = [name for name in self.parameters if name in TET_PARAMETERS]
-        of_contact = [name for name in self.parameters if name in CONTACT_PARAMETERS]
+        self.tet_parameters = [name for name in self.parameters if name in TET_PARAMETERS]
+        self.contact_parameters = [name for name in self.parameters if name in CONTACT_PARAMETERS]
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
         vertex_count = len(model.vertices)
         self.inputs = {"x": (vertex_count, 3), "v": (vertex_count, 3), "muscle": (model.muscle_count,)}
-        self.inputs |= {name: (len(model.tets),) for name in of_tets} | {name: () for name in of_contact}
+        self.inputs |= {name: (len(model.tets),) for name in self.tet_parameters}
+        self.inputs |= {name: () for name in self.contact_parameters}
         if model.obstacles:
             self.inputs["obstacles"] = (len(model.obstacles), POSE)
         name, cuda = scalar_name(dtype), self.device.type == "cuda"
         self.lanes = lanes_for(name, cuda=cuda)
-        tet = tetrahedron_law(model.energy, model.activation, model.damping, of_tets)
-        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp, of_contact)
-        self.tet = Kernel(tet, name, self.lanes, cuda)
-        self.tet_adjoint = Kernel(
-            tet.adjoint(["x", "v", "muscle", *of_tets], accumulate=of_tets), name, self.lanes, cuda
-        )
-        self.vertex = Kernel(vertex, name, self.lanes, cuda)
-        self.vertex_adjoint = Kernel(
-            vertex.adjoint(["x", "v", "f", *(["obstacles"] if model.obstacles else []), *of_contact]),
-            name,
-            self.lanes,
-            cuda,
-        )
-        figures = {**model.constants(), "dt": np.array([dt]), "times": dt * np.arange(substeps)}
-        self.self_contact: SelfContactKernels | None = None
-        if model.self_contact is not None:
-            patches = Patches.of(model.vertices, model.tets, model.surface(), model.self_contact)
-            figures |= patches.constants(model.vertices, model.self_contact)
-            self.self_contact = SelfContactKernels(patches, name, self.lanes, cuda)
-        self.constants = constants(figures, dtype, self.device)
+        times = {"dt": np.array([dt]), "times": dt * np.arange(substeps + 1)}
+        own = self.compile(name, cuda)
+        self.constants = constants({**model.constants(), **times, **own}, dtype, self.device)
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
+
+    @abstractmethod
+    def compile(self, dtype: str, cuda: bool) -> dict[str, npt.NDArray[Any]]:
+        """Builds the integrator's kernels; returns further constants that they read."""
+
+    @abstractmethod
+    def operations(self) -> tuple[float, float] | None:
+        """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two.
+
+        None where they depend on the state.
+        """
 
     def step(
         self, x: Tensor, v: Tensor, muscle: Tensor, *, obstacles: Tensor | None = None, **parameters: Tensor
@@ -119,6 +119,32 @@ class FemEngine(Physics):
         shaped = {name: y.expand(len(x), *self.inputs[name]) for name, y in inputs.items()}
         result = self._simulation.step(shaped)
         return result["x"], result["v"]
+
+
+class FemEngine(FemPhysics):
+    """A soft body integrated by semi-implicit Euler; the substep must resolve its fastest wave."""
+
+    def compile(self, dtype: str, cuda: bool) -> dict[str, npt.NDArray[Any]]:
+        """Builds the two laws' kernels and their adjoints'."""
+        model, of_tets, of_contact = self.model, self.tet_parameters, self.contact_parameters
+        tet = tetrahedron_law(model.energy, model.activation, model.damping, of_tets)
+        vertex = vertex_law(model.ground, model.obstacles, model.contact.ramp, of_contact)
+        state = ["x", "v", "f", *(["obstacles"] if model.obstacles else [])]
+        self.tet, self.tet_adjoint, self.vertex, self.vertex_adjoint = (
+            Kernel(law, dtype, self.lanes, cuda)
+            for law in (
+                tet,
+                tet.adjoint(["x", "v", "muscle", *of_tets], accumulate=of_tets),
+                vertex,
+                vertex.adjoint([*state, *of_contact]),
+            )
+        )
+        self.self_contact: SelfContactKernels | None = None
+        if model.self_contact is None:
+            return {}
+        patches = Patches.of(model.vertices, model.tets, model.surface(), model.self_contact)
+        self.self_contact = SelfContactKernels(patches, dtype, self.lanes, cuda)
+        return patches.constants(model.vertices, model.self_contact)
 
     def operations(self) -> tuple[float, float]:
         """Arithmetic operations of a control step per environment, forward and adjoint; a fused one counts two."""

@@ -9,7 +9,8 @@ from law_runner import directional_error
 from torch import Tensor
 
 from rfo.core.errors import UsageError
-from rfo.sim.fem import FemModel, Sphere
+from rfo.sim.fem import FemEngine, FemModel, ImplicitFemEngine, Sphere
+from rfo.sim.fem.engine import FemPhysics
 from rfo.sim.fem.laws import CONTACT_PARAMETERS, TET_PARAMETERS
 from rfo.sim.fem.material import MATERIALS
 
@@ -47,11 +48,12 @@ def contact_figures(model: FemModel, n: int) -> list[Tensor]:
     return [torch.full((n,), getattr(model.contact, name), dtype=torch.float64) for name in CONTACT_PARAMETERS]
 
 
+@pytest.mark.parametrize("integrator", [FemEngine, ImplicitFemEngine])
 @pytest.mark.parametrize("obstacle", [False, True])
-def test_gradient_to_contact_parameters(obstacle: bool) -> None:
+def test_gradient_to_contact_parameters(integrator: type[FemPhysics], obstacle: bool) -> None:
     """Stiffness, damping, friction and slip speed of each environment, on the ground and against a moving ball."""
     model = block(obstacles=(Sphere(0.15),) if obstacle else ())
-    sim = engine(model, parameters=CONTACT_PARAMETERS)
+    sim = integrator(model, dt=1e-3, substeps=4, dtype=torch.float64, threads=1, parameters=CONTACT_PARAMETERS)
     inputs = states(model, 11, -0.004)
     pose = torch.tensor([0.05, -0.08, 0.05, 1.0, *9 * [0.0]]).expand(11, 1, 13).double() if obstacle else None
     weight = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)

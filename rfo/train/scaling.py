@@ -142,7 +142,7 @@ def measure_scaling(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     axes: Axes = Axes(),
-    repeats: int = 5,
+    repeats: int = 3,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Scaling:
     """Measures a registered task with gradients at many sizes.

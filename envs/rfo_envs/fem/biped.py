@@ -19,5 +19,4 @@ class SoftBiped(SoftLocomotion):
     spec = locomotion_spec("soft-biped", muscles=8, landmarks=LANDMARKS)
     body = "soft_biped"
     landmarks = LANDMARKS
-    tilt_cost = 3.0  # at 1.2 it leans half over as it hops
     flesh = Flesh(young=3e5, strength=8e4)  # it carries more, on less

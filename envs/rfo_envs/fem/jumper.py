@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from rfo.core.scene import Scene
 from rfo.core.task import State
 from rfo_envs.fem.locomotion import SoftLocomotion, locomotion_spec
 
@@ -37,3 +40,8 @@ class SoftJumper(SoftLocomotion):
         up, rest = state["x"][..., 1], self._settled[:, 1]
         height = (up - rest) @ self._mass_share
         return {**super().metrics(state), "height": height, "clearance": up.amin(dim=1) - rest.amin()}
+
+    def scene(self, state: State, index: int) -> Scene:
+        """The body's surface, with room for its jumps."""
+        seen = super().scene(state, index)
+        return replace(seen, extent=1.5 * seen.extent)

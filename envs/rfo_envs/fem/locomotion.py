@@ -83,7 +83,6 @@ class SoftLocomotion(SoftTask):
     substeps = 20
     activation_rate: ClassVar[float] = 0.4  # share of the way to the commanded activation per control step
     clock_hz: ClassVar[float] = 2.0
-    tilt_cost: ClassVar[float] = 1.2
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -141,11 +140,11 @@ class SoftLocomotion(SoftTask):
         return {"body": torch.cat([part.flatten(1) for part in parts], dim=1)}
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
-        """Forward speed [m/s] - 0.05 mean(a²) - tilt_cost (1 - up_y)² - 0.4 (1 - forward_x)²."""
+        """Forward speed [m/s] - 0.05 mean(a²) - 1.2 (1 - up_y)² - 0.4 (1 - forward_x)²."""
         speed = (self.position(next_state) - self.position(state)) / self.spec.control_dt
         axes = self._axes(self._probes(next_state["x"]))
         tilt, turn = 1.0 - axes[:, 0, 1], 1.0 - axes[:, 1, 0]
-        return speed - 0.05 * action.square().mean(dim=1) - self.tilt_cost * tilt.square() - 0.4 * turn.square()
+        return speed - 0.05 * action.square().mean(dim=1) - 1.2 * tilt.square() - 0.4 * turn.square()
 
     def position(self, state: State) -> Tensor:
         """Centre of mass along x [m]."""

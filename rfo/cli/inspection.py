@@ -1,4 +1,4 @@
-"""`rfo envs`, `check`, `bench` and `doctor`: commands that look and measure."""
+"""`rfo envs`, `check` and `doctor`: commands that look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rfo.core import registry
 from rfo.core.errors import UsageError
 
-__all__ = ["run_bench", "run_check", "run_doctor", "run_envs"]
+__all__ = ["run_check", "run_doctor", "run_envs"]
 
 
 def run_envs(options: argparse.Namespace) -> int:
@@ -59,65 +59,6 @@ def run_check(options: argparse.Namespace) -> int:
     else:
         print(report.verdict)
     return 0 if report.passed else 1
-
-
-def run_bench(options: argparse.Namespace) -> int:
-    """Measures one environment, or one algorithm's gradient update."""
-    if (options.env is None) == (options.algo is None):
-        raise UsageError("name an environment to measure, or an algorithm with --algo, and not both")
-    if options.algo is not None:
-        return _bench_update(options)
-    if options.dtype == "bfloat16" or options.velocity is not None:
-        raise UsageError("--dtype bfloat16 and --velocity go with --algo")
-    import torch
-
-    from rfo.train.bench import bench
-
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-        result = bench(
-            options.env,
-            envs=options.envs,
-            horizon=options.horizon,
-            threads=options.threads,
-            device=options.device,
-            dtype=getattr(torch, options.dtype),
-            on_stage=lambda stage: status.update(f"{options.env}: {stage}"),
-        )
-    figures = dataclasses.asdict(result)
-    if options.json:
-        print(json.dumps(figures))
-        return 0
-    table = Table("figure", "value", title=f"{options.env}, {options.envs} environments, horizon {options.horizon}")
-    figures |= figures.pop("roofline") or {}
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,.1f}" if isinstance(value, float) else "-" if value is None else f"{value}")
-    Console().print(table)
-    return 0
-
-
-def _bench_update(options: argparse.Namespace) -> int:
-    from rfo.train.bench_update import bench_update
-
-    if options.dtype == "float64":
-        raise UsageError("--algo is measured in float32 or bfloat16")
-    result = bench_update(
-        options.algo,
-        velocity=options.velocity,
-        size=options.size,
-        threads=options.threads,
-        dtype=options.dtype,
-        device=options.device,
-    )
-    figures = dataclasses.asdict(result)
-    if options.json:
-        print(json.dumps(figures))
-        return 0
-    table = Table("figure", "value", title=f"one update of {options.algo}, {options.size} size")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,.2f}" if isinstance(value, float) else "-" if value is None else f"{value}")
-    Console().print(table)
-    return 0
 
 
 def run_doctor(options: argparse.Namespace) -> int:

@@ -144,8 +144,12 @@ def _add_check(commands: Commands[Parser]) -> None:
 
 
 def _add_bench(commands: Commands[Parser]) -> None:
-    parser = _add(commands, "bench", "inspection", "measure an environment's speed and memory, or an update's time")
+    parser = _add(commands, "bench", "benchmark", "measure an environment's speed and memory, or an update's time")
     parser.add_argument("env", nargs="?", metavar="ID", help="environment")
+    parser.add_argument(
+        "--scaling", action="store_true", help="sweep environments, horizon and elements through --envs and --horizon"
+    )
+    parser.add_argument("--output", default="runs/scaling", metavar="DIR", help="folder of --scaling")
     parser.add_argument("--algo", choices=("flowrl", "sac-flow", "sac"), help="measure an algorithm's gradient update")
     parser.add_argument("--velocity", choices=("mlp", "gated", "decoded"), help="velocity network of --algo")
     parser.add_argument("--size", choices=("released", "small"), default="released", help="sizes of --algo")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Literal
 
@@ -21,12 +23,27 @@ from torch import Tensor
 from rfo.sim.bridge import Buffer, step, warp_device
 from rfo.sim.schedule import Schedule
 
-__all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace"]
+__all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace", "preferred_store"]
 
 Store = Literal["auto", "substep", "control"]
 
 WAKING_SECONDS = 1e-4
 """Time that handing work to another core takes; work that is done sooner stays on this one."""
+
+_preferred: ContextVar[Store] = ContextVar("preferred_store", default="auto")
+
+
+@contextmanager
+def preferred_store(store: Store) -> Iterator[None]:
+    """Simulations built in this context take `store` where they are left the choice ("auto").
+
+    A task builds its engine itself: this is how a program compares stores on tasks that it does not know.
+    """
+    token = _preferred.set(store)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
 
 
 class Workspace(ABC):
@@ -172,7 +189,7 @@ class Simulation:
         self, physics: Physics, *, threads: int | None = None, store: Store = "auto", capture: bool = True
     ) -> None:
         self.physics = physics
-        self.store = store
+        self.store = store = _preferred.get() if store == "auto" else store
         self.threads = 1 if physics.device.type == "cuda" else threads or len(os.sched_getaffinity(0))
         self._capture = capture
         budget = {"control": 0, "substep": 1 << 62, "auto": psutil.virtual_memory().total // 4}[store]

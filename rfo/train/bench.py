@@ -5,10 +5,8 @@ of H steps with the graph kept, then one backward pass of the summed rewards to 
 several repeats after a warm-up; the warm-up is `compile_s`: building the task, its first forward step and its first
 gradient step.
 
-Memory per environment step is what a window of H steps holds beyond a window of one step, over N (H - 1). It is read as
-the growth of the process's resident memory (on CUDA: of the device memory in use) over the first long window, at the
-end of its forward and of its backward pass, whichever is larger. So it counts what the engine stores as well as what
-torch stores, to the accuracy of the allocators: meaningful from some megabytes of growth on.
+Memory per environment step is what a window of H steps holds beyond a window of one step, over N (H - 1): the engine's
+workspaces, and the largest total of tensors during the window, both as allocated (`rfo.train.allocations`).
 """
 
 from __future__ import annotations
@@ -20,16 +18,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from rfo.core import registry
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
+from rfo.train.allocations import Allocations
 from rfo.train.roofline import Roofline, roofline
 
-__all__ = ["BenchResult", "available_cores", "bench"]
+__all__ = ["BenchResult", "Runner", "WindowMemory", "available_cores", "bench"]
 
 LEAST_SECONDS = 0.5
 """A repeat runs windows until this much time has passed, so that a fast task is not measured by one short window."""
@@ -42,7 +40,8 @@ class BenchResult:
     Attributes:
         forward_env_steps_per_s: Control steps per second without gradients, summed over environments.
         gradient_env_steps_per_s: The same forward and backward; None where the task has no gradients.
-        memory_bytes_per_env_step: Memory that a window holds per control step and environment; None likewise.
+        memory_bytes_per_env_step: Memory that a window holds per control step and environment; None likewise,
+            and for a window of one step.
         peak_rss_bytes: Largest resident memory of the process.
         compile_s: Seconds until everything has run once.
         threads: Cores used.
@@ -105,13 +104,13 @@ def bench(
     on_stage("compiling")
     started = time.perf_counter()
     task = registry.make(task_id, device=device, dtype=dtype, threads=cores)
-    runner = _Runner(task, envs)
+    runner = Runner(task, envs)
     runner.forward(1)
     if task.spec.differentiable:
         runner.gradient(1)
     compile_s = time.perf_counter() - started
     on_stage("memory of a window")
-    memory = runner.memory(horizon) if task.spec.differentiable else None
+    memory = _memory_per_env_step(runner, horizon) if task.spec.differentiable else None
     on_stage("forward")
     forward = runner.best(runner.forward, horizon, repeats)
     on_stage("gradient")
@@ -123,28 +122,55 @@ def bench(
     return BenchResult(forward, gradient, memory, _peak_rss(), compile_s, cores, str(task.device), name, ceiling)
 
 
-class _Runner:
-    def __init__(self, task: Task, envs: int) -> None:
-        self.task, self.envs = task, envs
+@dataclass(frozen=True)
+class WindowMemory:
+    """What windows of one length hold.
+
+    Attributes:
+        workspace_bytes: What stays between windows but for the states: the engine's workspaces, used again by the next.
+        window_bytes: Largest total of tensors during a window beyond that: states, observations, their graph.
+    """
+
+    workspace_bytes: int
+    window_bytes: int
+
+
+class Runner:
+    """Windows of random actions on a task.
+
+    Args:
+        task: The task.
+        envs: Environments N.
+        clock: What times them [s].
+    """
+
+    def __init__(self, task: Task, envs: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.task, self.envs, self._clock = task, envs, clock
         self.env = VectorEnv(task, envs, seed=0, stagger=True)
         self.generator = torch.Generator(device=task.device).manual_seed(0)
 
     def actions(self, horizon: int) -> torch.Tensor:
+        """Draws actions, shape [H, N, action_dim]."""
         shape = (horizon, self.envs, self.task.spec.action_dim)
         return 2.0 * torch.rand(shape, generator=self.generator, device=self.task.device, dtype=self.task.dtype) - 1.0
 
     @torch.no_grad()
     def forward(self, horizon: int) -> None:
+        """Runs a window without gradients."""
         self.env.begin_window()
         for action in self.actions(horizon):
             self.env.step(action)
         self._wait()
 
-    def gradient(self, horizon: int, at_end_of_forward: Callable[[], None] = lambda: None) -> None:
+    def gradient(self, horizon: int) -> None:
+        """Runs a window forward and backward.
+
+        Raises:
+            FloatingPointError: The gradient is not finite.
+        """
         actions = self.actions(horizon).requires_grad_()
         self.env.begin_window()
         rewards = torch.stack([self.env.step(action).reward for action in actions])
-        at_end_of_forward()
         (gradient,) = torch.autograd.grad(rewards.sum(), actions)
         self._wait()
         if not bool(gradient.isfinite().all()):
@@ -154,33 +180,40 @@ class _Runner:
                 "finite; try a shorter --horizon"
             )
 
-    def memory(self, horizon: int) -> float | None:
-        if horizon == 1:
-            return None
-        before, seen = self._memory_in_use(), []
-        self.gradient(horizon, lambda: seen.append(self._memory_in_use()))
-        seen.append(self._memory_in_use())
-        return max(0, max(seen) - before) / (self.envs * (horizon - 1))
+    def memory(self, horizon: int, allocations: Allocations) -> WindowMemory:
+        """Measures windows forward and backward; the allocations must have been counted since the task was built."""
+        for _ in range(2):  # the first allocates what later ones find
+            allocations.reset_peak()
+            self.gradient(horizon)
+            self.env.begin_window()  # lets go of the window's graph
+        states = {tensor.untyped_storage()._cdata: tensor for tensor in (*self.env.state.values(), self.env.elapsed)}
+        workspaces = allocations.held - sum(tensor.untyped_storage().nbytes() for tensor in states.values())
+        return WindowMemory(workspaces, allocations.peak - workspaces)
 
     def best(self, run: Callable[[int], None], horizon: int, repeats: int) -> float:
+        """Times windows: control steps per second over all environments, the best of several repeats."""
         rates = []
         for _ in range(repeats):
-            windows, started = 0, time.perf_counter()
-            while windows == 0 or time.perf_counter() - started < LEAST_SECONDS:
+            windows, started = 0, self._clock()
+            while windows == 0 or self._clock() - started < LEAST_SECONDS:
                 run(horizon)
                 windows += 1
-            rates.append(windows * horizon * self.envs / (time.perf_counter() - started))
+            rates.append(windows * horizon * self.envs / (self._clock() - started))
         return max(rates)
-
-    def _memory_in_use(self) -> int:
-        if self.task.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.task.device)
-            return total - free
-        return int(psutil.Process().memory_info().rss)
 
     def _wait(self) -> None:
         if self.task.device.type == "cuda":
             torch.cuda.synchronize(self.task.device)
+
+
+def _memory_per_env_step(runner: Runner, horizon: int) -> float | None:
+    if horizon == 1:
+        return None
+    with Allocations() as allocations:
+        # Counted from here on: what was allocated before is the same for both lengths.
+        short, long = (runner.memory(steps, allocations) for steps in (1, horizon))
+    grown = long.workspace_bytes + long.window_bytes - short.workspace_bytes - short.window_bytes
+    return grown / (runner.envs * (horizon - 1))
 
 
 def _peak_rss() -> int:

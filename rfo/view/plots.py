@@ -1,4 +1,4 @@
-"""Figures: learning curves over several runs, and gradient reports.
+"""Figures: learning curves over several runs, gradient reports, and how costs grow.
 
 Every function returns a `matplotlib.figure.Figure` of its own: nothing is shown, and pyplot's global state is left
 alone, so the functions work without a display and in threads. Save with `figure.savefig(path)`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from rfo.core.colors import SERIES
 from rfo.core.errors import UsageError
 
-__all__ = ["mean_and_interval", "plot_curve", "plot_gradients"]
+__all__ = ["PowerPanel", "mean_and_interval", "plot_curve", "plot_gradients", "plot_powers"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -140,6 +141,54 @@ def plot_gradients(
     return figure
 
 
+@dataclass(frozen=True)
+class PowerPanel:
+    """What one panel of `plot_powers` shows.
+
+    Attributes:
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        series: Points (x, y) of each named line, all positive.
+    """
+
+    x: str
+    y: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+
+
+def plot_powers(rows: Sequence[Sequence[PowerPanel]], *, title: str = "") -> Figure:
+    """Plots how costs grow, on logarithmic axes: a power of the size is a straight line.
+
+    Each panel has a thin line of slope 1 through the beginning of its first line: what is parallel is proportional.
+
+    Args:
+        rows: Panels, row by row; rows of equal length.
+        title: Above everything.
+
+    Raises:
+        UsageError: A panel has no points.
+    """
+    if not rows or not all(panel.series and all(panel.series.values()) for row in rows for panel in row):
+        raise UsageError("plot: every panel needs at least one line with points")
+    figure = Figure(figsize=(4.4 * len(rows[0]), 3.7 * len(rows)), dpi=120, layout="constrained")
+    axes = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axis, panel in zip(axes.flat, (panel for row in rows for panel in row), strict=True):
+        for index, (name, points) in enumerate(panel.series.items()):
+            x, y = np.array(points, dtype=np.float64).T
+            if index == 0:
+                axis.plot(x, y[0] * x / x[0], color="#B9BEC5", linewidth=0.9, linestyle=(0, (2, 2)))
+            axis.plot(x, y, color=SERIES[index], linewidth=1.6, marker="o", markersize=3.5, label=name)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        _label_decades(axis.xaxis)
+        _label_decades(axis.yaxis)
+        _style(axis, panel.x, panel.y)
+        axis.legend(frameon=False, fontsize=8, labelcolor=_INK)
+    if title:
+        figure.suptitle(title, color=_INK, fontsize=11)
+    return figure
+
+
 def _curve(rows: Sequence[Row], x: str, key: str) -> tuple[FloatArray, FloatArray]:
     pairs = [(row[x], row[key]) for row in rows if row.get(x) is not None and row.get(key) is not None]
     array = np.array(sorted(pairs), dtype=np.float64).reshape(-1, 2)
@@ -225,7 +274,7 @@ def _style(axis: Axes, x: str, y: str) -> None:
 
 def _compact(value: float, _position: float | None = None) -> str:
     """Writes 250000 as 250k and 1500000 as 1.5M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"

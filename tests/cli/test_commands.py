@@ -152,6 +152,30 @@ def test_bench_json_has_the_promised_keys(run: Run, monkeypatch: pytest.MonkeyPa
     assert "forward_env_steps_per_s" in out
 
 
+def test_bench_scaling_leaves_a_table_figures_and_a_picture(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row for each size, the same figures as JSON, and a picture; what has no gradients to measure is refused."""
+    from rfo.train.scaling import Axes, measure_scaling
+
+    assert measure_scaling.__kwdefaults__
+    monkeypatch.setattr("rfo.train.bench.LEAST_SECONDS", 0.0)
+    for name, value in (("axes", Axes((2, 3), (1, 2))), ("repeats", 1)):
+        monkeypatch.setitem(measure_scaling.__kwdefaults__, name, value)
+    command = ("bench", "pendulum-swingup", "--scaling", "--envs", "2", "--horizon", "2", "--threads", "1")
+    code, out, _ = run(*command, "--output", "growth")
+    assert code == 0
+    assert "exponent" in out
+    assert iio.imread(tmp_path / "growth" / "scaling.png").ndim == 3
+    code, out, _ = run(*command, "--json")
+    found = _json(out)
+    assert code == 0
+    assert [sweep["axis"] for sweep in found["sweeps"]] == ["envs", "horizon"]
+    assert found == _json((tmp_path / "runs" / "scaling" / "scaling.json").read_text())
+    for arguments in (("--algo", "sac", "--scaling"), ("gym-swimmer", "--scaling")):
+        assert run("bench", *arguments)[0] == 2
+
+
 def test_train_says_how_it_ended_and_where(run: Run, tmp_path: Path) -> None:
     """The last evaluation and the folder; without --run-dir a new one under runs/."""
     code, out, err = run("train", "pendulum-swingup", "--seed", "3", "--threads", "1", *SETTINGS)

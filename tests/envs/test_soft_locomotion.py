@@ -73,16 +73,6 @@ def test_check_passes_with_the_implicit_engine() -> None:
     assert report.passed, [check for check in report.checks if not check.passed]
 
 
-def test_the_jumper_is_paid_for_height() -> None:
-    """A body 0.1 m above its rest earns half a point more."""
-    task = SoftJumper()
-    state = task.initial_state(torch.Generator().manual_seed(0), 1)
-    above = {**state, "x": state["x"] + torch.tensor([0.0, 0.1, 0.0])}
-    action = torch.zeros(1, 4)
-    gain = task.reward(state, action, above) - task.reward(state, action, state)
-    assert gain.item() == pytest.approx(0.5, abs=1e-4)
-
-
 @pytest.mark.parametrize(("task", "apart"), [(SolidBiped, True), (SoftBiped, False)])
 def test_legs_keep_apart_where_the_flesh_says_so(task: type[SoftBiped], apart: bool) -> None:
     """One field of a task's flesh turns self-collision on; without it the legs pass through each other."""
@@ -102,3 +92,23 @@ def test_gradients_hold_while_legs_collide() -> None:
     task = SolidBiped(dtype=torch.float64)
     checks = list(check_gradients(SolidBiped, task, None, 5, 0))
     assert all(check.passed for check in checks), [check for check in checks if not check.passed]
+
+
+def test_the_jumper_is_paid_for_leaving_the_ground() -> None:
+    """A body 0.1 m above its rest earns 2.5 more; one whose head alone is higher, a fifth of it for the same height."""
+    task = SoftJumper()
+    state = task.initial_state(torch.Generator().manual_seed(0), 1)
+    action, rest = torch.zeros(1, 4), state["x"]
+    lifted = {**state, "x": rest + torch.tensor([0.0, 0.1, 0.0])}
+    gain = task.reward(state, action, lifted) - task.reward(state, action, state)
+    assert gain.item() == pytest.approx(2.5, abs=1e-4)
+    assert task.metrics(lifted)["clearance"].item() == pytest.approx(0.1, abs=1e-5)
+    lowest = rest[..., 1].amin()
+    stretched = {
+        **state,
+        "x": rest + torch.stack([0.0 * rest[..., 0], 0.2 * (rest[..., 1] - lowest), 0.0 * rest[..., 2]], -1),
+    }
+    height = task.metrics(stretched)["height"].item()
+    assert task.metrics(stretched)["clearance"].item() == pytest.approx(0.0, abs=1e-5)
+    gain = task.reward(state, action, stretched) - task.reward(state, action, state)
+    assert gain.item() < 5.0 * height

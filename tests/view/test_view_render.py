@@ -10,6 +10,7 @@ from rfo.core.scene import Scene, SceneMesh
 from rfo.view.camera import Camera, FollowCamera
 from rfo.view.ground import tile_size
 from rfo.view.lettering import lettering
+from rfo.view.light import blur
 from rfo.view.raster import Look, render
 
 RED, BLUE = (0.7, 0.05, 0.05), (0.05, 0.05, 0.7)
@@ -174,3 +175,22 @@ def test_colours_convert_back_and_activation_has_a_direction() -> None:
     assert extension[2] > 3.0 * extension[0]
     assert rest.max() < 1.5 * rest.min()
     np.testing.assert_array_equal(activation_color(5.0), contraction)
+
+
+@pytest.mark.parametrize("radius", [1.5, 6.0])
+def test_blur_keeps_the_sum_and_flat_parts(radius: float) -> None:
+    """A point spreads into a bump of the same sum and of the radius asked for; what is flat stays."""
+    table = np.zeros((64, 80), dtype=np.float32)
+    table[32, 40] = 1.0
+    soft = blur(table, radius)
+    across = np.arange(80) - 40.0
+    assert soft.sum() == pytest.approx(1.0, abs=1e-4)
+    assert np.sqrt((soft.sum(axis=0) * across**2).sum()) == pytest.approx(radius, rel=0.15)
+    assert blur(np.full((20, 20), 0.3, dtype=np.float32), radius) == pytest.approx(0.3)
+
+
+def test_a_narrow_blur_keeps_what_is_tiny_beside_what_is_not() -> None:
+    """High up the light's field is far below the rounding of its surroundings; losing it blackens a leaping body."""
+    table = np.ones((40, 40), dtype=np.float32)
+    table[:, 20:] = 1e-25
+    assert blur(table, 1.6)[20, 30] == pytest.approx(1e-25, rel=1e-3)

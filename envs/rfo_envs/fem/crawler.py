@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfo_envs.fem.locomotion import SoftLocomotion, locomotion_spec
+from rfo_envs.fem.locomotion import Flesh, SoftLocomotion, locomotion_spec
 
 __all__ = ["SoftCrawler"]
 
@@ -18,3 +18,4 @@ class SoftCrawler(SoftLocomotion):
     spec = locomotion_spec("soft-crawler", muscles=16, landmarks=LANDMARKS)
     body = "soft_crawler"
     landmarks = LANDMARKS
+    flesh = Flesh(strength=1.5e4)  # all of it is muscle: with more it leaps

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from rfo.core.scene import Scene
 from rfo.core.task import State
 from rfo_envs.fem.locomotion import SoftLocomotion, locomotion_spec
 
@@ -24,11 +27,21 @@ class SoftJumper(SoftLocomotion):
     landmarks = LANDMARKS
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
-        """The reward of locomotion, and 5 for every metre that the centre of mass is above where it rests."""
-        height = (next_state["x"][..., 1] - self._settled[:, 1]) @ self._mass_share
-        return super().reward(state, action, next_state) + 5.0 * height
+        """The reward of locomotion, and for every metre 5 of the centre of mass and 20 of the lowest point above rest.
+
+        The centre of mass alone pays a body that merely stretches; the lowest point, one that is in the air.
+        """
+        up, rest = next_state["x"][..., 1], self._settled[:, 1]
+        jump = 5.0 * (up - rest) @ self._mass_share + 20.0 * (up.amin(dim=1) - rest.amin())
+        return super().reward(state, action, next_state) + jump
 
     def metrics(self, state: State) -> dict[str, Tensor]:
-        """Uprightness, and height of the centre of mass above where it rests [m]."""
-        height = (state["x"][..., 1] - self._settled[:, 1]) @ self._mass_share
-        return {**super().metrics(state), "height": height}
+        """Uprightness, and heights of the centre of mass and of the lowest point above where they rest [m]."""
+        up, rest = state["x"][..., 1], self._settled[:, 1]
+        height = (up - rest) @ self._mass_share
+        return {**super().metrics(state), "height": height, "clearance": up.amin(dim=1) - rest.amin()}
+
+    def scene(self, state: State, index: int) -> Scene:
+        """The body's surface, with room for its jumps."""
+        seen = super().scene(state, index)
+        return replace(seen, extent=1.5 * seen.extent)

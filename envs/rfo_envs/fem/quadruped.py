@@ -5,6 +5,7 @@ Figures after Rewarped's SoftJumper (arXiv 2412.12089), on which SAPO's return i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +16,18 @@ from torch import Tensor
 from rfo.core.scene import Scene
 from rfo.core.task import CheckSituation, Observation, State, TaskSpec
 from rfo.sim.fem import FemContact, FemModel
-from rfo_envs.fem.body import SoftTask, load_body, soft_scene
+from rfo.sim.fem.mesh import SoftBody
+from rfo_envs.assets import asset_path
+from rfo_envs.fem.body import SoftTask, soft_scene
+from rfo_envs.fem.refine import refine
 
 __all__ = ["SoftQuadruped"]
 
 SCALE = 0.1  # of positions and velocities in observations and reward, as published
+BODY = "bodies/soft_quadruped.npz"
+EDGE = 0.2  # of the body's cubes [m]
+CUTS = ((1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 2, 2), (3, 2, 3), (3, 3, 3), (4, 3, 4))
+"""Boxes that a cube becomes along x, y and z: 444 to 21,312 tetrahedra, all stable at the published substep."""
 
 
 class SoftQuadruped(SoftTask):
@@ -51,10 +59,20 @@ class SoftQuadruped(SoftTask):
         centre = lifted.mean(axis=0) * [1.0, 0.0, 1.0]
         self._rest = torch.as_tensor(lifted - centre).to(self.device, self.dtype)
 
+    @classmethod
+    def refinements(cls) -> dict[int, type[SoftQuadruped]]:
+        """The task on the same body cut finer, by number of tetrahedra: `rfo bench soft-quadruped --scaling`."""
+        whole = SoftBody.load(asset_path(BODY))
+        bodies = [refine(whole, EDGE, cuts) for cuts in CUTS]
+        return {len(body.tets): _on(body) for body in bodies}
+
+    def shape(self) -> SoftBody:
+        """The body without its material."""
+        return SoftBody.load(asset_path(BODY))
+
     def make_body(self) -> FemModel:
         """The body with the published figures."""
-        return load_body(
-            "soft_quadruped",
+        return self.shape().model(
             mu=1000.0,
             lam=1000.0,
             eta=1.0,
@@ -130,3 +148,16 @@ class SoftQuadruped(SoftTask):
     def _mean(self, vertices: Tensor) -> Tensor:
         """Mass-weighted mean of the vertices, [N, V, 3] → [N, 3]."""
         return (self._mass_share @ vertices.permute(1, 2, 0).reshape(len(self._rest), -1)).view(3, -1).T
+
+
+def _on(body: SoftBody) -> type[SoftQuadruped]:
+    """The task on another body."""
+    shapes = {**SoftQuadruped.spec.observation_shapes, "points": (len(body.vertices), 6)}
+
+    class Refined(SoftQuadruped):
+        spec = replace(SoftQuadruped.spec, observation_shapes=shapes)
+
+        def shape(self) -> SoftBody:
+            return body
+
+    return Refined

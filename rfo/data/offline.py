@@ -33,7 +33,7 @@ from rfo.core.errors import UsageError
 from rfo.core.shell import Transition
 from rfo.data.replay import Replay
 
-__all__ = ["OfflineData", "fill_replay", "load", "read_ogbench", "read_robomimic", "save"]
+__all__ = ["Array", "OfflineData", "fill_replay", "load", "read_ogbench", "read_robomimic", "require_writable", "save"]
 
 Array = npt.NDArray[Any]
 ACTION_BOUND = 1.0 + 1e-5
@@ -103,6 +103,17 @@ def save(data: OfflineData, path: Path) -> None:
     with _h5py().File(path, "w") as file:
         for name, array in data.arrays().items():
             file.create_dataset(name, data=array, compression="gzip")
+
+
+def require_writable(path: Path) -> None:
+    """Checks a file's name before work that ends in writing it.
+
+    Raises:
+        UsageError: The suffix is unknown, or h5py is missing.
+    """
+    if path.suffix != ".npz":
+        _require_hdf5(path)
+        _h5py()
 
 
 def load(path: Path) -> OfflineData:

@@ -30,10 +30,19 @@ import numpy.typing as npt
 import torch
 
 from rfo.core.errors import UsageError
-from rfo.core.shell import Transition
-from rfo.data.replay import Replay
+from rfo.data.replay import LATENT_BOUND, Replay
 
-__all__ = ["Array", "OfflineData", "fill_replay", "load", "read_ogbench", "read_robomimic", "require_writable", "save"]
+__all__ = [
+    "Array",
+    "OfflineData",
+    "fill_replay",
+    "load",
+    "make_replay",
+    "read_ogbench",
+    "read_robomimic",
+    "require_writable",
+    "save",
+]
 
 Array = npt.NDArray[Any]
 ACTION_BOUND = 1.0 + 1e-5
@@ -193,7 +202,7 @@ def read_robomimic(path: Path, *, keys: tuple[str, ...] = (), reward_shift: floa
     return OfflineData(seen, following, action, reward, terminated, truncated)
 
 
-def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = 0.999) -> None:
+def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = LATENT_BOUND) -> None:
     """Puts a data set into a replay of one environment, in order; latents are the actions' atanh.
 
     Args:
@@ -206,14 +215,35 @@ def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = 0.99
     """
     if replay.num_envs != 1:
         raise UsageError(f"a data set is one sequence of episodes; the replay has {replay.num_envs} environments")
-    arrays = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in data.arrays().items()}
-    for i in range(max(0, len(data) - replay.capacity), len(data)):
-        row = {name: tensor[i : i + 1] for name, tensor in arrays.items()}
-        seen = {key: row[f"observation/{key}"] for key in data.observation}
-        following = {key: row[f"next_observation/{key}"] for key in data.next_observation}
-        latent = torch.atanh(row["action"].clamp(-latent_bound, latent_bound))
-        step = Transition(following, row["reward"], row["terminated"], row["truncated"], following)
-        replay.add(seen, latent, row["action"], step)
+    columns = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in data.arrays().items()}
+    replay.extend(columns | {"latent": torch.atanh(columns["action"].clamp(-latent_bound, latent_bound))})
+
+
+def make_replay(
+    data: OfflineData,
+    shapes: Mapping[str, tuple[int, ...]],
+    action_dim: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Replay:
+    """Returns a replay that holds a data set and nothing else.
+
+    Raises:
+        UsageError: Observations or actions are not those of the task.
+    """
+    for key, shape in shapes.items():
+        if key not in data.observation:
+            raise UsageError(f"data set: there is no observation {key!r} (there are {', '.join(data.observation)})")
+        if data.observation[key].shape[1:] != tuple(shape):
+            raise UsageError(
+                f"data set: observation {key!r} has shape {data.observation[key].shape[1:]}, the task's has {shape}"
+            )
+    if data.action.shape[1:] != (action_dim,):
+        raise UsageError(f"data set: actions have shape {data.action.shape[1:]}, the task's have {action_dim} entries")
+    replay = Replay(shapes, action_dim, num_envs=1, capacity=len(data), dtype=dtype, device=device)
+    fill_replay(replay, data)
+    return replay
 
 
 def _read_demo(demo: Any, where: str, keys: tuple[str, ...], shift: float) -> tuple[Any, ...]:

@@ -17,7 +17,16 @@ from rfo.core.registry import did_you_mean
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, TaskSpec
 
-__all__ = ["ALGORITHMS", "Algorithm", "Controller", "OpenLoop", "VariableHorizon", "config_class", "make_algorithm"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Controller",
+    "OpenLoop",
+    "Pretraining",
+    "VariableHorizon",
+    "config_class",
+    "make_algorithm",
+]
 
 ALGORITHMS = {
     "ahac": ("rfo.algo.ahac:AHACConfig", "rfo.algo.ahac:AHAC"),
@@ -81,6 +90,21 @@ class OpenLoop(Protocol):
 
     def controller(self, *, deterministic: bool, generator: torch.Generator | None) -> Controller:
         """Returns a policy with a memory of its own."""
+
+
+@runtime_checkable
+class Pretraining(Protocol):
+    """An algorithm that learns from a data set before the first environment step."""
+
+    @property
+    def pretraining_left(self) -> int:
+        """Updates on the data set that are still to be made."""
+
+    def prepare(self) -> None:
+        """Reads the data set, where there is one."""
+
+    def pretrain(self, updates: int) -> dict[str, float]:
+        """Makes updates on the data set and returns figures to log."""
 
 
 def config_class(name: str) -> type[Any]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from rfo.core.task import Observation
 from rfo_envs.suites.stepped import Array
 
-__all__ = ["CubeOracle"]
+__all__ = ["IN_PLACE", "CubeOracle", "cube_positions"]
 
-CENTER = np.array([0.425, 0.0, 0.0])
+CENTER = (0.425, 0.0, 0.0)
 SCALE = 10.0
 """Positions are observed relative to the centre of the table and enlarged."""
 
@@ -23,6 +23,12 @@ EFFECTOR, CUBE = 19, 9
 
 IN_PLACE = 0.04
 """Largest distance of a cube from its goal [m]."""
+
+
+def cube_positions(observation: Tensor) -> Tensor:
+    """Returns where the cubes are [m], [N, O] to [N, cubes, 3]."""
+    cubes = observation[:, EFFECTOR:].reshape(len(observation), -1, CUBE)
+    return cubes[..., :3] / SCALE + observation.new_tensor(CENTER)
 
 
 @dataclass
@@ -40,15 +46,16 @@ class CubeOracle:
 
     Args:
         env: The suite's environment; only its constants are read.
+        goals: Where each cube belongs [m], shape [cubes, 3].
         n: Number N of environments.
         seed: Seed of where the arm goes when it is done, and of the random places.
         play: Move random cubes to random places instead of every cube to its goal.
     """
 
-    def __init__(self, env: Any, n: int, seed: int, *, play: bool) -> None:
+    def __init__(self, env: Any, goals: Array, n: int, seed: int, *, play: bool) -> None:
         from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
 
-        self._goals = np.asarray(env.cur_task_info["goal_xyzs"], dtype=np.float64)
+        self._goals = goals
         self._arm_bounds, self._place_bounds = env._arm_sampling_bounds, env._target_sampling_bounds
         self._rng = np.random.default_rng(seed)
         self._play = play
@@ -63,12 +70,12 @@ class CubeOracle:
 
     def _act(self, errand: _Errand, row: Array, began: bool) -> Array:
         cubes = row[EFFECTOR:].reshape(-1, CUBE)
-        positions = cubes[:, :3] / SCALE + CENTER
+        positions = cubes[:, :3] / SCALE + np.array(CENTER)
         if began or errand.place is None or errand.script.done or self._goal_reached(errand, positions):
             self._begin(errand, positions)
         cube = errand.cube
         info = {
-            "proprio/effector_pos": row[12:15] / SCALE + CENTER,
+            "proprio/effector_pos": row[12:15] / SCALE + np.array(CENTER),
             "proprio/effector_yaw": np.array([np.arctan2(row[16], row[15])]),
             "proprio/gripper_opening": row[17:18] / 3.0,
             "proprio/gripper_contact": row[18],

@@ -11,11 +11,13 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rfo.core.errors import UsageError
 from rfo.core.oracle import Oracle
-from rfo.core.task import TaskSpec
-from rfo_envs.suites.cube_oracle import CubeOracle
+from rfo.core.task import State, TaskSpec
+from rfo_envs.suites.cube_oracle import IN_PLACE, CubeOracle, cube_positions
 from rfo_envs.suites.stepped import Array, Frame, PhysicsRecord, Simulator, SteppedTask, require_mujoco
 
 __all__ = ["CubeTask"]
@@ -39,6 +41,11 @@ class _Cube:
     def env(self) -> Any:
         """The suite's own object."""
         return self._env
+
+    @property
+    def goals(self) -> Array:
+        """Where each cube belongs [m], shape [cubes, 3]."""
+        return np.asarray(self._env.cur_task_info["goal_xyzs"], dtype=np.float64)
 
     def reset(self, seed: int) -> Frame:
         """Begins an episode."""
@@ -94,11 +101,19 @@ class CubeTask(SteppedTask):
         except ImportError as error:
             raise UsageError(f"{self.spec.id} needs ogbench: pip install 'rfo[suites]'") from error
 
+    def metrics(self, state: State) -> dict[str, Tensor]:
+        """`success`: whether every cube is in place, within 4 cm of its goal."""
+        simulator = self.simulator
+        assert isinstance(simulator, _Cube)
+        goals = torch.as_tensor(simulator.goals, dtype=self.dtype, device=self.device)
+        far = (cube_positions(state["observation"]) - goals).norm(dim=-1) > IN_PLACE
+        return {"success": (~far).all(dim=-1).to(self.dtype)}
+
     def make_oracle(self, name: str, n: int, seed: int) -> Oracle:
         """Builds the suite's own script, one per environment."""
         simulator = self.simulator
         assert isinstance(simulator, _Cube)
-        return CubeOracle(simulator.env, n, seed, play=name == "play")
+        return CubeOracle(simulator.env, simulator.goals, n, seed, play=name == "play")
 
 
 def _task(cubes: str, count: int, length: int, task: int) -> Any:

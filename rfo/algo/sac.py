@@ -53,5 +53,7 @@ class SAC(SoftActorCritic):
 
     def _make_fit(self) -> ActionValueFit:
         encoder = make_encoder(self.spec.observation_shapes)
-        critics = ActionCritics(encoder, self.plan_dim, self.config.critic_hidden, layer_norm=False)
-        return TargetFit(critics, self.config.tau)
+        config = self.config
+        norm = config.critic_norm == "layer"
+        critics = ActionCritics(encoder, self.plan_dim, config.critic_hidden, layer_norm=norm)
+        return TargetFit(critics, config.tau)

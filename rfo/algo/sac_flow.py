@@ -104,7 +104,8 @@ def official_field(config: SACFlowConfig, feature_dim: int, action_dim: int) -> 
 def target_fit(config: SACFlowConfig, shapes: Shapes, action_dim: int) -> ActionValueFit:
     """Returns twin critics with target copies."""
     encoder = make_encoder(shapes)
-    critics = ActionCritics(encoder, action_dim, config.critic_hidden, layer_norm=False)
+    norm = config.critic_norm == "layer"
+    critics = ActionCritics(encoder, action_dim, config.critic_hidden, layer_norm=norm)
     return TargetFit(critics, config.tau)
 
 

@@ -38,6 +38,8 @@ class SoftActorCriticConfig(OffPolicyConfig):
         interval: Updates of the critics per update of policy and alpha.
         tau: Weight of the critics in the target copies' update, where there are copies.
         critic_hidden: Widths of each critic.
+        critic_norm: Normalisation of the hidden layers of critics with target copies; "layer" keeps values of actions
+            that the data do not hold from running away, as in the offline-to-online part of SAC Flow's released code.
         behavior_weight: Beta, the weight in the policy's loss of the mean squared distance between its actions and the
             batch's (offline-to-online part of SAC Flow; mean over entries instead of their sum is a choice made here).
     """
@@ -52,6 +54,7 @@ class SoftActorCriticConfig(OffPolicyConfig):
     interval: int = 3
     tau: float = 0.005
     critic_hidden: tuple[int, ...] = (1024, 1024)
+    critic_norm: Literal["none", "layer"] = "none"
     behavior_weight: float = 0.0
 
     def __post_init__(self) -> None:

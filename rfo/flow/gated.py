@@ -64,8 +64,12 @@ class VelocityGated(VelocityField):
 
     def _initialize(self, fan_in: int, gate_bias: float, output_std: float) -> None:
         bound = 1.0 / math.sqrt(fan_in)
-        for layer in (self.from_features, self.from_latent, self.from_time):
+        for layer in (self.from_features, self.from_time):
             nn.init.uniform_(layer.weight, -bound, bound)
+        # The latent has a fan-in of its own: as one of many entries it is drowned by the code of the time, and flow
+        # matching to two modes then ends between them.
+        own = 1.0 / math.sqrt(self.action_dim)
+        nn.init.uniform_(self.from_latent.weight, -own, own)
         nn.init.uniform_(self.from_features.bias, -bound, bound)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             bound = 1.0 / math.sqrt(weight.shape[1])

@@ -30,8 +30,9 @@ class VelocityGated(VelocityField):
         feature_dim: Size of the observation's features.
         action_dim: Size A of the latent action.
         hidden: Widths of the hidden layers (swish) of either network; 128 in the paper, 512 in the released code.
-        candidate_bound: c = bound tanh(head) (50 in the paper's table of the architecture); None for c = head, as in
-            the released code.
+        candidate_bound: c = bound tanh(head / bound), with 50 the bound in the paper's table of the architecture;
+            None for c = head, as in the released code. Without the division every step of an optimizer would be
+            50 times as large.
         gate_bias: Initial bias of the gate.
         output_std: Standard deviation of the candidate's last weights at the start.
         time_dim: Size of the code of the flow time.
@@ -95,7 +96,7 @@ class VelocityGated(VelocityField):
                 stacked = torch.baddbmm(bias, functional.silu(stacked), weight)
             gate, candidate = stacked.unbind(0)
             if bound is not None:
-                candidate = bound * torch.tanh(candidate)
+                candidate = bound * torch.tanh(candidate / bound)
             return torch.sigmoid(gate) * (candidate - x)
 
         return velocity

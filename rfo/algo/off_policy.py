@@ -17,7 +17,7 @@ from rfo.core.errors import UsageError
 from rfo.core.shell import Transition, VectorEnv
 from rfo.core.task import Observation
 from rfo.data.chunks import ChunkController
-from rfo.data.offline import load, make_replay
+from rfo.data.offline import make_replay, read
 from rfo.data.replay import Batch, Replay, join
 from rfo.policy.normalize import Normalization
 
@@ -39,7 +39,8 @@ class OffPolicyConfig:
         n_step: Steps whose rewards are summed before a value is added.
         chunk: Actions h that the policy plans at once and executes open loop; the critics value whole chunks, with
             the rewards of h steps and a discount of gamma^h. Not with `n_step`.
-        dataset: File of a data set (see `rfo.data.offline`) to learn from beside what is collected; none if empty.
+        dataset: File of a data set (see `rfo.data.offline` for the formats) to learn from beside what is collected;
+            none if empty.
         offline_share: Share of a batch drawn from the data set; None for its share of all transitions there are.
         pretrain_updates: Gradient updates on the data set before the first environment step: the policy imitates it
             and the critics value the imitation. The policy then acts from the first step.
@@ -134,7 +135,7 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         """
         if not self.config.dataset or self._data is not None:
             return
-        found, spec = load(Path(self.config.dataset)), self.spec
+        found, spec = read(Path(self.config.dataset)), self.spec
         shapes, kind = spec.observation_shapes, {"dtype": self.dtype, "device": self.device}
         self._data = make_replay(found, shapes, spec.action_dim, **kind)  # type: ignore[arg-type]
         if len(self._data) < max(self.config.n_step, self.config.chunk):

@@ -38,6 +38,7 @@ __all__ = [
     "fill_replay",
     "load",
     "make_replay",
+    "read",
     "read_ogbench",
     "read_robomimic",
     "require_writable",
@@ -141,6 +142,18 @@ def load(path: Path) -> OfflineData:
         )
     except KeyError as error:
         raise UsageError(f"{path} holds no array {error.args[0]!r}; see rfo.data.offline for the format") from error
+
+
+def read(path: Path) -> OfflineData:
+    """Reads a data set in this format, or in OGBench's or robomimic's, whichever the file holds.
+
+    Raises:
+        UsageError: There is none, or it is of no format that is known.
+    """
+    names = _names(path)
+    if {"observations", "terminals"} <= names:
+        return read_ogbench(path)
+    return read_robomimic(path) if "data" in names else load(path)
 
 
 def read_ogbench(path: Path, *, key: str = "state", rewards: Array | None = None) -> OfflineData:
@@ -261,6 +274,18 @@ def _read_demo(demo: Any, where: str, keys: tuple[str, ...], shift: float) -> tu
     seen, following = ({key: _plain(np.asarray(demo[group][key])) for key in chosen} for group in ("obs", "next_obs"))
     action, reward = _plain(np.asarray(demo["actions"])), _plain(np.asarray(demo["rewards"])) + np.float32(shift)
     return seen, following, action, reward, done, truncated
+
+
+def _names(path: Path) -> set[str]:
+    """Returns the names at the top of a file."""
+    if not path.is_file():
+        raise UsageError(f"data set {path} does not exist")
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return set(file.files)
+    _require_hdf5(path)
+    with _h5py().File(path, "r") as file:
+        return set(file)
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -2,6 +2,9 @@
 
     python docs/toys/gradient_growth.py --output docs/images/gradient_growth.png
 
+"naive" is a network of linear layers and ReLU, as in the paper; "plain" is rfo's, with LayerNorm and a small last
+layer.
+
 Each velocity is trained on one batch of states after another by SAC Flow's loss, alpha log p - Q, with a known Q that
 has two best actions per state, and K = 4, 10, 20 flow steps. Drawn is the norm of the loss's gradient with respect to
 the latent x_k before step k, relative to that with respect to the last one: above 1 it has grown on its way back to the
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -20,20 +24,41 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
+from torch import Tensor, nn
 
 from rfo.core.colors import SERIES
-from rfo.flow.fields import VelocityName, make_field
+from rfo.flow.fields import make_field
 from rfo.flow.noise_level import FixedLevel
 from rfo.flow.noisy import MarginalPreserving, NoisyPath, roll_out
+from rfo.flow.velocity import Velocity, VelocityField
 from rfo.policy.latent import squash_correction
 
-FIELDS: dict[VelocityName, tuple[str, tuple[int, ...]]] = {
-    "mlp": ("plain", (64, 64)),
-    "gated": ("Flow-G", (64, 64)),
-    "decoded": ("Flow-T", (32, 32)),
+
+class Naive(VelocityField):
+    """Two hidden layers of 64 on [s, x, u], ReLU, as torch initialises them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_dim = 2
+        self.network = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def bind(self, features: Tensor) -> Velocity:
+        """Joins the three inputs at every step."""
+
+        def velocity(x: Tensor, u: float | Tensor) -> Tensor:
+            drawn: Tensor = self.network(torch.cat([features, x, torch.full_like(x[:, :1], float(u))], dim=1))
+            return drawn
+
+        return velocity
+
+
+FIELDS: dict[str, Callable[[], VelocityField]] = {
+    "naive": Naive,
+    "plain": lambda: make_field("mlp", 2, 2, (64, 64)),
+    "Flow-G": lambda: make_field("gated", 2, 2, (64, 64)),
+    "Flow-T": lambda: make_field("decoded", 2, 2, (32, 32)),
 }
-"""Name in a config → name in the picture and widths."""
+"""Name in the picture → the velocity, for two features and two action entries."""
 
 ROWS, SIGMA, GAIN = 128, 0.1, 10.0
 
@@ -51,11 +76,11 @@ def loss_of(path: NoisyPath, state: Tensor, alpha: float) -> Tensor:
     return (alpha * log_prob - value(state, torch.tanh(path.latent))).mean()
 
 
-def train(name: VelocityName, steps: int, seed: int, updates: int, alpha: float) -> tuple[list[float], float]:
+def train(name: str, steps: int, seed: int, updates: int, alpha: float) -> tuple[list[float], float]:
     """Trains one velocity; returns the gradient's norm before every flow step, and the mean of Q / its gain."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    field = FixedLevel(make_field(name, 2, 2, FIELDS[name][1]), SIGMA)
+    field = FixedLevel(FIELDS[name](), SIGMA)
     optimizer = torch.optim.Adam(field.parameters(), lr=1e-3)
     for update in range(updates + 1):
         state = torch.randn(ROWS, 2, generator=generator)
@@ -90,13 +115,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--updates", type=int, nargs="*", default=[0, 300], help="updates before measuring")
     parser.add_argument("--steps", type=int, nargs="*", default=[4, 10, 20], help="flow steps K (default: 4 10 20)")
-    parser.add_argument("--alpha", type=float, default=0.5, help="weight of the entropy (default: 0.5)")
+    parser.add_argument("--alpha", type=float, default=1.0, help="weight of the entropy (default: 1)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, columns = len(options.updates), len(FIELDS)
-    figure, axes = plt.subplots(rows, columns, figsize=(10, 2.9 * rows), sharey="row", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, 2.9 * rows), sharey="row", squeeze=False)
     for row, updates in zip(axes, options.updates, strict=True):
-        for axis, (name, (shown, _)) in zip(row, FIELDS.items(), strict=True):
+        for axis, name in zip(row, FIELDS, strict=True):
             found: dict[int, list[list[float]]] = {}
             for steps in options.steps:
                 runs = [train(name, steps, seed, updates, options.alpha) for seed in range(options.seeds)]
@@ -104,9 +129,9 @@ def main() -> None:
                 growth = [round(max(norms) / min(norms), 2) for norms, _ in runs]
                 first = [round(norms[0] / norms[-1], 2) for norms, _ in runs]
                 reached = [round(q, 2) for _, q in runs]
-                figures = {"updates": updates, "velocity": shown, "K": steps, "largest_over_smallest": growth}
+                figures = {"updates": updates, "velocity": name, "K": steps, "largest_over_smallest": growth}
                 print(json.dumps(figures | {"first_over_last": first, "value": reached}), flush=True)
-            draw(axis, found, f"{shown}, after {updates} updates")
+            draw(axis, found, f"{name}, after {updates} updates")
     axes[0][0].legend(frameon=False, fontsize=8)
     for row in axes:
         row[0].set_ylabel("gradient norm, relative")

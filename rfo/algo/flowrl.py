@@ -25,6 +25,7 @@ from rfo.core.task import Observation
 from rfo.data.replay import Batch, Replay
 from rfo.flow.fields import VelocityName, make_field
 from rfo.flow.integrate import SOLVERS, SolverName
+from rfo.flow.velocity import Velocity
 from rfo.policy.action_critics import ActionCritics
 from rfo.policy.critics import frozen
 from rfo.policy.encoders import make_encoder
@@ -136,10 +137,10 @@ class FlowRL(OffPolicy):
         self.variant = VARIANTS[config.mode]
         self.tau = self.variant.tau if config.tau is None else config.tau
         encoder = make_encoder(spec.observation_shapes)
-        field = make_field(config.velocity, encoder.feature_dim, spec.action_dim, config.actor_hidden)
+        field = make_field(config.velocity, encoder.feature_dim, self.plan_dim, config.actor_hidden)
         self.policy = FlowPolicy(encoder, field, steps=config.flow_steps, solver=SOLVERS[config.solver])
         # Copies 0 and 1 are Q, copies 2 and 3 are Q_beta: all four read (s, a), so one product serves them.
-        self.critics = self._critics(spec.action_dim, copies=4)
+        self.critics = self._critics(self.plan_dim, copies=4)
         self.targets = copy.deepcopy(self.critics)
         self.value = self._critics(0, copies=1)
         for name in ("policy", "critics", "targets", "value"):
@@ -151,12 +152,7 @@ class FlowRL(OffPolicy):
 
     def learn(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
         """Updates the critics, and policy and targets every `interval` updates."""
-        here, there = normalization(batch.observation), normalization(batch.next_observation)
-        with self._autocast():
-            loss, values = self._critic_loss(batch, here, there)
-        behavior = values.detach()[2:].amin(dim=0)  # before the step, as in the released code
-        backward_and_step(loss, self.critic_optimizer)
-        figures = {"critic_loss": loss.detach(), "value_mean": values.detach()[:2].mean()}
+        here, behavior, figures = self._fit_critics(batch, normalization)
         if self.updates % self.config.interval == 0:
             with self._autocast():
                 actor_loss, guidance = self._actor_loss(batch, here, behavior)
@@ -164,6 +160,24 @@ class FlowRL(OffPolicy):
             blend(self.targets, self.critics, self.tau)
             figures |= {"actor_loss": actor_loss.detach(), "guidance_loss": guidance.detach()}
         return figures
+
+    def imitate(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
+        """Updates the critics for the policy as it is, the targets, and the policy by flow matching to the batch."""
+        here, _, figures = self._fit_critics(batch, normalization)
+        with self._autocast():
+            loss = self._matching_error(self.policy.bind(here), batch).mean()
+        backward_and_step(loss, self.policy_optimizer)
+        blend(self.targets, self.critics, self.tau)
+        return figures | {"imitation_loss": loss.detach()}
+
+    def _fit_critics(self, batch: Batch, normalization: Normalization) -> tuple[Observation, Tensor, dict[str, Tensor]]:
+        """Updates the critics; returns the normalised observation, Q_beta before that, and figures."""
+        here, there = normalization(batch.observation), normalization(batch.next_observation)
+        with self._autocast():
+            loss, values = self._critic_loss(batch, here, there)
+        behavior = values.detach()[2:].amin(dim=0)  # before the step, as in the released code
+        backward_and_step(loss, self.critic_optimizer)
+        return here, behavior, {"critic_loss": loss.detach(), "value_mean": values.detach()[:2].mean()}
 
     def _critic_loss(self, batch: Batch, here: Observation, there: Observation) -> tuple[Tensor, Tensor]:
         """Returns the loss of all critics and the values of the four stacked ones, shape [4, B]."""
@@ -189,13 +203,18 @@ class FlowRL(OffPolicy):
         _, action = self.policy.carry(velocity, self.policy_noise(rows, self._learning))
         with frozen(self.critics):
             value = self.critics.first(2, here, action).amin(dim=0)
+        error = self._matching_error(velocity, batch)
+        guidance = self.variant.guidance(error, behavior, value.detach(), self.config)
+        return guidance - value.mean(), guidance
+
+    def _matching_error(self, velocity: Velocity, batch: Batch) -> Tensor:
+        """Returns the flow-matching error of every row, shape [B]."""
+        rows = len(batch.reward)
         target = batch.latent if self.variant.latent_targets else batch.action
         noise = self.policy_noise(rows, self._learning)
         u = torch.rand((rows, 1), generator=self._learning, dtype=self.dtype, device=self.device)
         error = velocity(torch.lerp(noise, target, u), u) - (target - noise)
-        error = error.square().mean(dim=-1)
-        guidance = self.variant.guidance(error, behavior, value.detach(), self.config)
-        return guidance - value.mean(), guidance
+        return batch.mean_of(error.square())
 
     def policy_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """Returns noise within the variant's bound, shape [rows, A]."""
@@ -203,15 +222,16 @@ class FlowRL(OffPolicy):
         noise = self.draw_noise((rows,), generator)
         return noise if bound == float("inf") else noise.clamp(-bound, bound)
 
-    def _sample(self, replay: Replay) -> Batch:
+    def _draw(self, replay: Replay, rows: int) -> Batch:
         config = self.config
         return replay.sample(
-            config.batch_size,
+            rows,
             gamma=config.gamma,
             generator=self._drawing,
             n_step=config.n_step,
+            chunk=config.chunk,
             recent=config.recent,
-            recent_share=config.recent_share,
+            recent_share=config.recent_share if replay is self.replay else 0.0,
         )
 
     def _figure_counts(self, learned: int) -> dict[str, int]:

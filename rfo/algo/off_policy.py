@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -15,7 +16,9 @@ from rfo.algo.base import BaseLearner, Stopwatch, require
 from rfo.core.errors import UsageError
 from rfo.core.shell import Transition, VectorEnv
 from rfo.core.task import Observation
-from rfo.data.replay import Batch, Replay
+from rfo.data.chunks import ChunkController
+from rfo.data.offline import make_replay, read
+from rfo.data.replay import Batch, Replay, join
 from rfo.policy.normalize import Normalization
 
 __all__ = ["OffPolicy", "OffPolicyConfig", "backward_and_step", "blend"]
@@ -34,6 +37,13 @@ class OffPolicyConfig:
         learning_starts: Environment steps before the first gradient update, with uniformly random actions.
         replay_capacity: Transitions kept.
         n_step: Steps whose rewards are summed before a value is added.
+        chunk: Actions h that the policy plans at once and executes open loop; the critics value whole chunks, with
+            the rewards of h steps and a discount of gamma^h. Not with `n_step`.
+        dataset: File of a data set (see `rfo.data.offline` for the formats) to learn from beside what is collected;
+            none if empty.
+        offline_share: Share of a batch drawn from the data set; None for its share of all transitions there are.
+        pretrain_updates: Gradient updates on the data set before the first environment step: the policy imitates it
+            and the critics value the imitation. The policy then acts from the first step.
         normalizer: Running statistics of the low-dimensional observations, or none.
         normalizer_floor: Smallest standard deviation by which an observation is divided.
         normalizer_clip: Largest magnitude of a normalised observation.
@@ -47,14 +57,23 @@ class OffPolicyConfig:
     learning_starts: int = 5000
     replay_capacity: int = 1_000_000
     n_step: int = 1
+    chunk: int = 1
+    dataset: str = ""
+    offline_share: float | None = 0.5
+    pretrain_updates: int = 0
     normalizer: Literal["running", "none"] = "running"
     normalizer_floor: float = 0.01
     normalizer_clip: float = 10.0
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        require(self, ("horizon", "batch_size", "replay_capacity", "n_step"), lambda v: v >= 1, "must be at least 1")
-        require(self, ("updates_per_step", "learning_starts"), lambda v: v >= 0, "must not be negative")
+        counts = ("horizon", "batch_size", "replay_capacity", "n_step", "chunk")
+        require(self, counts, lambda v: v >= 1, "must be at least 1")
+        rates = ("updates_per_step", "learning_starts", "pretrain_updates")
+        require(self, rates, lambda v: v >= 0, "must not be negative")
+        require(self, ("offline_share",), lambda v: v is None or 0 <= v <= 1, "must lie in [0, 1]")
+        require(self, ("n_step",), lambda v: v == 1 or self.chunk == 1, "must be 1 where chunk is not")
+        require(self, ("pretrain_updates",), lambda v: v == 0 or self.dataset, "needs a data set, algo.dataset")
         require(self, ("normalizer_floor", "normalizer_clip"), lambda v: v > 0, "must be positive")
         require(self, ("gamma",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
 
@@ -81,6 +100,20 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         self.env_steps, self._owed = 0, 0.0
         self.replay: Replay | None = None
         self._returns: Tensor | None = None
+        self._data: Replay | None = None
+        self._pretrained, self._data_seen = 0, False
+        # Where an episode has just begun, for plans are not followed from one into the next.
+        self._began: Tensor | None = None
+        self._plans = ChunkController(
+            lambda seen: self.draw(self._normalization(seen), self._acting)[0],
+            length=self.config.chunk,
+            execute=self.config.chunk,
+        )
+
+    @property
+    def plan_dim(self) -> int:
+        """Entries of what the policy plans at once: those of `chunk` actions."""
+        return self.config.chunk * self.spec.action_dim
 
     @abstractmethod
     def _build(self) -> None:
@@ -89,6 +122,63 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
     @abstractmethod
     def learn(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
         """Makes one gradient update and returns figures, scalars without graph."""
+
+    @abstractmethod
+    def imitate(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
+        """Makes one gradient update of the critics, and of the policy towards the batch's actions."""
+
+    def prepare(self) -> None:
+        """Reads the data set, where there is one.
+
+        Raises:
+            UsageError: It cannot be read, or is not of this task.
+        """
+        if not self.config.dataset or self._data is not None:
+            return
+        found, spec = read(Path(self.config.dataset)), self.spec
+        shapes, kind = spec.observation_shapes, {"dtype": self.dtype, "device": self.device}
+        self._data = make_replay(found, shapes, spec.action_dim, **kind)  # type: ignore[arg-type]
+        if len(self._data) < max(self.config.n_step, self.config.chunk):
+            raise UsageError(f"data set {self.config.dataset}: {len(self._data)} transitions are too few")
+        if self.config.normalizer == "running" and not self._data_seen:
+            self.normalizer.update({key: torch.from_numpy(found.observation[key]).to(self.device) for key in shapes})
+            self._normalization = self.normalizer.snapshot()
+        self._data_seen = True
+
+    @property
+    def pretraining_left(self) -> int:
+        """Updates on the data set that are to be made before the first environment step."""
+        return self.config.pretrain_updates - self._pretrained
+
+    def pretrain(self, updates: int) -> dict[str, float]:
+        """Makes updates on the data set alone and returns figures, means over them."""
+        self.prepare()
+        assert self._data is not None
+        sums: dict[str, Tensor] = {}
+        for _ in range(updates):
+            figures = self.imitate(self._draw(self._data, self.config.batch_size), self._normalization)
+            self._pretrained += 1
+            for name, value in figures.items():
+                sums[name] = sums[name] + value if name in sums else value
+        metrics = {name: float(value) / updates for name, value in sums.items()}
+        self._require_finite(metrics)
+        return metrics | {"pretrain_updates": float(self._pretrained)}
+
+    @torch.no_grad()
+    def act(
+        self, observation: Observation, *, deterministic: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Returns the first actions of new plans, shape [N, A]; see `BaseLearner.act`."""
+        latent = self.latent(observation, deterministic=deterministic, generator=generator)
+        return torch.tanh(latent[:, : self.spec.action_dim])
+
+    def controller(self, *, deterministic: bool, generator: torch.Generator | None) -> ChunkController:
+        """Returns a policy that executes its plans as training does; see `act`."""
+        return ChunkController(
+            lambda observation: self.latent(observation, deterministic=deterministic, generator=generator),
+            length=self.config.chunk,
+            execute=self.config.chunk,
+        )
 
     def update(self, env: VectorEnv, progress: float) -> dict[str, float]:
         """Takes `horizon` control steps with the gradient updates due in between.
@@ -104,6 +194,7 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
             FloatingPointError: A loss is not finite.
         """
         self.require_match(env)
+        self.prepare()
         replay = self._replay_of(env.n)
         sums: dict[str, Tensor] = {}
         learned, rewards, finished = 0, [], []
@@ -139,6 +230,9 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "replay": None if self.replay is None else self.replay.state_dict(),
             "returns": self._returns,
+            "pretrained": (self._pretrained, self._data_seen),
+            "began": self._began,
+            "plans": self._plans.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -152,6 +246,9 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         self._normalization = self.normalizer.snapshot()
         returns, self.replay = state_dict["returns"], None
         self._returns = None if returns is None else returns.to(self.device, copy=True)
+        self._pretrained, self._data_seen = state_dict["pretrained"]
+        self._began = state_dict["began"]
+        self._plans.load_state_dict(state_dict["plans"])
         if state_dict["replay"] is not None:
             self._replay_of(state_dict["replay"]["num_envs"]).load_state_dict(state_dict["replay"])
 
@@ -197,14 +294,16 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
 
     @torch.no_grad()
     def _act_once(self, env: VectorEnv, replay: Replay, observation: Observation) -> tuple[Observation, Transition]:
-        if self.env_steps < self.config.learning_starts:
+        if self.env_steps < self.config.learning_starts and not self.config.pretrain_updates:
             shape = (env.n, self.spec.action_dim)
             uniform = torch.rand(shape, generator=self._acting, dtype=self.dtype, device=self.device)
             action = 2.0 * uniform - 1.0
             latent = torch.atanh(action.clamp(-0.999, 0.999))
         else:
-            latent, action = self.draw(self._normalization(observation), self._acting)
+            latent = self._plans.latent(observation, self._began)
+            action = torch.tanh(latent)
         transition = env.step(action)
+        self._began = transition.done
         replay.add(observation, latent, action, transition)
         if self.config.normalizer == "running":
             self.normalizer.update(observation)
@@ -214,7 +313,7 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
 
     def _due(self, n: int, replay: Replay) -> int:
         """Returns the gradient updates to make after a step of n environments."""
-        if self.env_steps < self.config.learning_starts or len(replay) < self.config.n_step * n:
+        if self.env_steps < self.config.learning_starts or len(replay) < max(self.config.n_step, self.config.chunk) * n:
             return 0
         self._owed += n * self.config.updates_per_step
         due = int(self._owed)
@@ -222,8 +321,22 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         return due
 
     def _sample(self, replay: Replay) -> Batch:
+        """Draws a batch, in part from the data set."""
+        rows, data = self.config.batch_size, self._data
+        if data is None:
+            return self._draw(replay, rows)
+        share = self.config.offline_share
+        offline = round(rows * (len(data) / (len(data) + len(replay)) if share is None else share))
+        if offline in (0, rows):
+            return self._draw(data if offline else replay, rows)
+        return join(self._draw(data, offline), self._draw(replay, rows - offline))
+
+    def _draw(self, replay: Replay, rows: int) -> Batch:
+        """Draws rows of one replay."""
         config = self.config
-        return replay.sample(config.batch_size, gamma=config.gamma, generator=self._drawing, n_step=config.n_step)
+        return replay.sample(
+            rows, gamma=config.gamma, generator=self._drawing, n_step=config.n_step, chunk=config.chunk
+        )
 
     def _ended_returns(self, transition: Transition) -> Tensor:
         before = torch.zeros_like(transition.reward) if self._returns is None else self._returns

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from rfo.algo.action_value_fit import ActionValueFit, TargetFit
-from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig, StochasticPolicy
+from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig
+from rfo.core.task import Observation
+from rfo.data.replay import Batch
 from rfo.policy.action_critics import ActionCritics
 from rfo.policy.encoders import make_encoder
 from rfo.policy.squashed_gaussian import SquashedGaussianPolicy
@@ -33,16 +37,23 @@ class SAC(SoftActorCritic):
     """The learner."""
 
     config: SACConfig
+    policy: SquashedGaussianPolicy
+
+    def imitation_loss(self, observation: Observation, batch: Batch) -> Tensor:
+        """Returns minus the log-density of the batch's latents, a mean over entries; flow matching is for flows."""
+        return -batch.mean_of(self.policy.entry_log_prob(observation, batch.latent)).mean()
 
     def own_target_entropy(self) -> float:
         """Returns -1 per action entry."""
-        return -float(self.spec.action_dim)
+        return -float(self.plan_dim)
 
-    def _make_policy(self) -> StochasticPolicy:
+    def _make_policy(self) -> SquashedGaussianPolicy:
         encoder = make_encoder(self.spec.observation_shapes)
-        return SquashedGaussianPolicy(encoder, self.spec.action_dim, self.config.actor_hidden)
+        return SquashedGaussianPolicy(encoder, self.plan_dim, self.config.actor_hidden)
 
     def _make_fit(self) -> ActionValueFit:
         encoder = make_encoder(self.spec.observation_shapes)
-        critics = ActionCritics(encoder, self.spec.action_dim, self.config.critic_hidden, layer_norm=False)
-        return TargetFit(critics, self.config.tau)
+        config = self.config
+        norm = config.critic_norm == "layer"
+        critics = ActionCritics(encoder, self.plan_dim, config.critic_hidden, layer_norm=norm)
+        return TargetFit(critics, config.tau)

@@ -12,18 +12,22 @@ normalised before it). Flow-T's block is the paper's in both modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from rfo.algo.action_value_fit import ActionValueFit, CrossFit, TargetFit
 from rfo.algo.base import require
-from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig, StochasticPolicy
+from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig
 from rfo.core.errors import UsageError
-from rfo.core.task import TaskSpec
+from rfo.core.task import Observation
+from rfo.data.replay import Batch
 from rfo.flow.decoded import VelocityDecoded
 from rfo.flow.fields import VelocityName, make_field
 from rfo.flow.gated import VelocityGated
+from rfo.flow.matching import conditional_flow_matching
 from rfo.flow.noise_level import FixedLevel, LevelOfObservation, LevelOfToken, NoisyField
 from rfo.flow.noisy import LatentNoise, MarginalPreserving, StepLaw, VelocityNoise
 from rfo.policy.action_critics import ActionCritics, CrossCritics
@@ -31,6 +35,9 @@ from rfo.policy.encoders import make_encoder
 from rfo.policy.noisy_flow import NoisyFlowPolicy
 
 __all__ = ["SACFlow", "SACFlowConfig", "SACFlowVariant"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""`TaskSpec.observation_shapes`."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +101,18 @@ def official_field(config: SACFlowConfig, feature_dim: int, action_dim: int) -> 
     return LevelOfObservation(field, feature_dim, config.level_hidden), LatentNoise()
 
 
-def target_fit(config: SACFlowConfig, spec: TaskSpec) -> ActionValueFit:
+def target_fit(config: SACFlowConfig, shapes: Shapes, action_dim: int) -> ActionValueFit:
     """Returns twin critics with target copies."""
-    encoder = make_encoder(spec.observation_shapes)
-    critics = ActionCritics(encoder, spec.action_dim, config.critic_hidden, layer_norm=False)
+    encoder = make_encoder(shapes)
+    norm = config.critic_norm == "layer"
+    critics = ActionCritics(encoder, action_dim, config.critic_hidden, layer_norm=norm)
     return TargetFit(critics, config.tau)
 
 
-def cross_fit(config: SACFlowConfig, spec: TaskSpec) -> ActionValueFit:
+def cross_fit(config: SACFlowConfig, shapes: Shapes, action_dim: int) -> ActionValueFit:
     """Returns twin critics with batch renormalisation and no copies."""
-    encoder = make_encoder(spec.observation_shapes)
-    return CrossFit(CrossCritics(encoder, spec.action_dim, config.critic_hidden, warm_up=config.warm_up))
+    encoder = make_encoder(shapes)
+    return CrossFit(CrossCritics(encoder, action_dim, config.critic_hidden, warm_up=config.warm_up))
 
 
 def paper_entropy(config: SACFlowConfig, action_dim: int) -> float:
@@ -125,7 +133,7 @@ def official_entropy(config: SACFlowConfig, action_dim: int) -> float:
     return 0.0
 
 
-FITS: dict[str, Callable[[SACFlowConfig, TaskSpec], ActionValueFit]] = {"target": target_fit, "cross": cross_fit}
+FITS: dict[str, Callable[[SACFlowConfig, Shapes, int], ActionValueFit]] = {"target": target_fit, "cross": cross_fit}
 
 
 @dataclass(frozen=True)
@@ -151,16 +159,22 @@ class SACFlow(SoftActorCritic):
     """The learner."""
 
     config: SACFlowConfig
+    policy: NoisyFlowPolicy
 
-    def _make_policy(self) -> StochasticPolicy:
+    def imitation_loss(self, observation: Observation, batch: Batch) -> Tensor:
+        """Returns the flow-matching loss to the batch's latents, without the noise between flow steps."""
+        velocity = self.policy.bind(observation)
+        return conditional_flow_matching(velocity, batch.latent, generator=self._learning, counts=batch.executed)
+
+    def _make_policy(self) -> NoisyFlowPolicy:
         config = self.config
         encoder = make_encoder(self.spec.observation_shapes)
-        field, law = VARIANTS[config.mode].field(config, encoder.feature_dim, self.spec.action_dim)
+        field, law = VARIANTS[config.mode].field(config, encoder.feature_dim, self.plan_dim)
         return NoisyFlowPolicy(encoder, field, law, steps=config.flow_steps)
 
     def _make_fit(self) -> ActionValueFit:
-        return FITS[self.config.critics](self.config, self.spec)
+        return FITS[self.config.critics](self.config, self.spec.observation_shapes, self.plan_dim)
 
     def own_target_entropy(self) -> float:
         """Returns the mode's."""
-        return VARIANTS[self.config.mode].entropy(self.config, self.spec.action_dim)
+        return VARIANTS[self.config.mode].entropy(self.config, self.plan_dim)

@@ -38,6 +38,10 @@ class SoftActorCriticConfig(OffPolicyConfig):
         interval: Updates of the critics per update of policy and alpha.
         tau: Weight of the critics in the target copies' update, where there are copies.
         critic_hidden: Widths of each critic.
+        critic_norm: Normalisation of the hidden layers of critics with target copies; "layer" keeps values of actions
+            that the data do not hold from running away, as in the offline-to-online part of SAC Flow's released code.
+        behavior_weight: Beta, the weight in the policy's loss of the mean squared distance between its actions and the
+            batch's (offline-to-online part of SAC Flow; mean over entries instead of their sum is a choice made here).
     """
 
     batch_size: int = 512
@@ -50,11 +54,14 @@ class SoftActorCriticConfig(OffPolicyConfig):
     interval: int = 3
     tau: float = 0.005
     critic_hidden: tuple[int, ...] = (1024, 1024)
+    critic_norm: Literal["none", "layer"] = "none"
+    behavior_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, ("interval",), lambda v: v >= 1, "must be at least 1")
         require(self, ("actor_lr", "critic_lr", "alpha"), lambda v: v > 0, "must be positive")
+        require(self, ("behavior_weight",), lambda v: v >= 0, "must not be negative")
         require(self, ("beta1",), lambda v: 0 <= v < 1, "must lie in [0, 1)")
         require(self, ("tau",), lambda v: 0 < v <= 1, "must lie in (0, 1]")
 
@@ -131,6 +138,34 @@ class SoftActorCritic(OffPolicy):
 
     def learn(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
         """Updates the critics, and policy and alpha every `interval` updates."""
+        here, figures = self._fit_critics(batch, normalization)
+        if self.updates % self.config.interval == 0:
+            figures |= self._improve(here, batch, figures["alpha"])
+        return figures
+
+    def imitate(self, batch: Batch, normalization: Normalization) -> dict[str, Tensor]:
+        """Updates the critics for the policy as it is, and the policy by flow matching to the batch's latents."""
+        here, figures = self._fit_critics(batch, normalization)
+        with self._autocast():
+            loss = self.imitation_loss(here, batch)
+        backward_and_step(loss, self.policy_optimizer)
+        return figures | {"imitation_loss": loss.detach()}
+
+    @abstractmethod
+    def imitation_loss(self, observation: Observation, batch: Batch) -> Tensor:
+        """Returns what is least where the policy acts as the batch does.
+
+        Args:
+            observation: The batch's, normalised.
+            batch: What was done.
+        """
+
+    def actor_loss(self, observation: Observation, action: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+        """Returns E[alpha log p - min Q]."""
+        return (alpha * log_prob - self.fit.value(observation, action)).mean()
+
+    def _fit_critics(self, batch: Batch, normalization: Normalization) -> tuple[Observation, dict[str, Tensor]]:
+        """Updates the critics; returns the normalised observation and figures."""
         here, there = normalization(batch.observation), normalization(batch.next_observation)
         alpha = self.temperature.log_alpha.detach().exp()
         with self._autocast():
@@ -141,23 +176,21 @@ class SoftActorCritic(OffPolicy):
             loss, values = self.fit.loss(here, batch.action, there, following, bonus, batch.reward, batch.discount)
         backward_and_step(loss, self.critic_optimizer)
         self.fit.after_step()
-        figures = {"critic_loss": loss.detach(), "value_mean": values.detach().mean(), "alpha": alpha}
-        if self.updates % self.config.interval == 0:
-            figures |= self._improve(here, alpha)
-        return figures
+        return here, {"critic_loss": loss.detach(), "value_mean": values.detach().mean(), "alpha": alpha}
 
-    def actor_loss(self, observation: Observation, action: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
-        """Returns E[alpha log p - min Q]."""
-        return (alpha * log_prob - self.fit.value(observation, action)).mean()
-
-    def _improve(self, here: Observation, alpha: Tensor) -> dict[str, Tensor]:
+    def _improve(self, here: Observation, batch: Batch, alpha: Tensor) -> dict[str, Tensor]:
         rows = next(iter(here.values())).shape[0]
+        figures = {}
         with self._autocast(), frozen(self.fit.critics):
             _, action, log_prob = self.policy.sample(here, self.policy_noise(rows, self._learning))
             loss = self.actor_loss(here, action, log_prob, alpha)
+            if self.config.behavior_weight > 0:
+                distance = batch.mean_of((action - batch.action).square()).mean()
+                loss = loss + self.config.behavior_weight * distance
+                figures["behavior_distance"] = distance.detach()
         backward_and_step(loss, self.policy_optimizer)
         backward_and_step(self.temperature.loss(log_prob, self.target_entropy), self.alpha_optimizer)
-        return {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean()}
+        return figures | {"actor_loss": loss.detach(), "entropy": -log_prob.detach().mean()}
 
     def policy_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """Returns noise for the flow's beginning and each of its steps, shape [steps + 1, rows, A]."""
@@ -165,4 +198,4 @@ class SoftActorCritic(OffPolicy):
 
     def _figure_counts(self, learned: int) -> dict[str, int]:
         due = self._due_every(self.config.interval, learned)
-        return {"actor_loss": due, "entropy": due}
+        return {"actor_loss": due, "entropy": due, "behavior_distance": due}

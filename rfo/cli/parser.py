@@ -42,6 +42,7 @@ def build_parser() -> Parser:
     _add_eval(commands)
     _add_record(commands)
     _add_compare(commands)
+    _add_collect(commands)
     _add_check(commands)
     _add_bench(commands)
     _add_doctor(commands)
@@ -134,6 +135,25 @@ def _add_compare(commands: Commands[Parser]) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="T", help="cores each run's engine may use (default: 1)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+
+
+def _add_collect(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "collect", "collection", "write a data set of a run's policy, a baseline or a script")
+    parser.add_argument("subject", metavar="RUN|ENV", help="folder of a run, or an environment")
+    parser.add_argument(
+        "--policy",
+        metavar="P",
+        help="trained, untrained, zero, random, oracle or oracle:NAME (default: trained for a run, else random)",
+    )
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--episodes", type=int, help="whole episodes to collect")
+    amount.add_argument("--steps", type=int, help="environment steps to collect; the last episodes are cut")
+    parser.add_argument("--output", metavar="FILE", help="file to write, .npz, .h5 or .hdf5")
+    parser.add_argument("--sampled", action="store_true", help="sample the policy's actions")
+    parser.add_argument("--noise", type=float, default=0.0, metavar="S", help="deviation of noise added to actions")
+    parser.add_argument("--envs", type=int, default=8, metavar="N", help="environments stepped together (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn (default: 0)")
+    _add_machine(parser, device=None)
 
 
 def _add_check(commands: Commands[Parser]) -> None:

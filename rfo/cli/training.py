@@ -18,7 +18,19 @@ from rfo.core.errors import UsageError
 from rfo.train.config import Experiment, load_experiment, parse_overrides
 from rfo.train.evaluate import Evaluation
 
-__all__ = ["collect_overrides", "default_run_dir", "evaluation_line", "run_eval", "run_record", "run_train", "train"]
+__all__ = [
+    "collect_overrides",
+    "default_run_dir",
+    "evaluation_line",
+    "machine_overrides",
+    "run_eval",
+    "run_record",
+    "run_train",
+    "stop_on_signal",
+    "train",
+]
+
+SAVING = "\nrfo: finishing the update and saving; press Ctrl-C again to stop without saving"
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -50,7 +62,7 @@ def run_eval(options: argparse.Namespace) -> int:
     from rfo.train.loop import EVALUATION_SEED, load_run
     from rfo.train.progress import ProgressLine
 
-    experiment, task, algorithm = load_run(Path(options.run), _machine(options))
+    experiment, task, algorithm = load_run(Path(options.run), machine_overrides(options))
     episodes = experiment.config.eval_episodes if options.episodes is None else options.episodes
     if episodes < 1:
         raise UsageError(f"--episodes is {episodes}; it must be at least 1")
@@ -85,9 +97,9 @@ def run_record(options: argparse.Namespace) -> int:
     output = default if options.output is None else Path(options.output)
     film = Film(output, options.seconds, options.fps, options.width, options.height, options.seed)
     if is_run:
-        record_run(run_dir, film, options.policy or "trained", _machine(options))
+        record_run(run_dir, film, options.policy or "trained", machine_overrides(options))
     else:
-        record_environment(options.subject, film, options.policy or "random", _machine(options))
+        record_environment(options.subject, film, options.policy or "random", machine_overrides(options))
     print(output)
     return 0
 
@@ -96,7 +108,7 @@ def train(experiment: Experiment, run_dir: Path, *, resume: bool) -> tuple[bool,
     """Trains until the budget is spent or Ctrl-C; returns whether it was spent, and the last evaluation."""
     from rfo.train.loop import Trainer
 
-    with _stop_on_signal() as stop:
+    with stop_on_signal(SAVING) as stop:
         result = Trainer(experiment, run_dir, resume=resume).run(lambda: bool(stop))
     return result.finished, result.evaluation
 
@@ -112,7 +124,7 @@ def collect_overrides(options: argparse.Namespace) -> dict[str, Any]:
     overrides = parse_overrides(options.settings)
     if options.seed is not None:
         overrides["seed"] = options.seed
-    return overrides | _machine(options)
+    return overrides | machine_overrides(options)
 
 
 def evaluation_line(evaluation: Evaluation) -> str:
@@ -139,24 +151,25 @@ def _resume(options: argparse.Namespace) -> tuple[Experiment, Path]:
     run_dir = Path(options.resume)
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} holds no run to resume: there is no config.yaml in it")
-    experiment = load_experiment(str(run_dir / "config.yaml"), _machine(options))
+    experiment = load_experiment(str(run_dir / "config.yaml"), machine_overrides(options))
     return dataclasses.replace(experiment, name=run_dir.name), run_dir
 
 
-def _machine(options: argparse.Namespace) -> dict[str, Any]:
+def machine_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the threads and the device that the command line gives."""
     return {key: value for key in ("threads", "device") if (value := getattr(options, key)) is not None}
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Yields a list that Ctrl-C (or SIGTERM) fills; a second Ctrl-C stops at once, without saving."""
+def stop_on_signal(message: str) -> Iterator[list[int]]:
+    """Yields a list that Ctrl-C (or SIGTERM) fills, and prints a message; a second Ctrl-C stops at once."""
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nrfo: finishing the update and saving; press Ctrl-C again to stop without saving", file=sys.stderr)
+        print(message, file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -7,6 +7,7 @@ of its plan and plans anew from the observation of the reset; that plan lasts un
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class ChunkSampler:
 
 
 class ChunkController:
-    """Acts open loop outside training: plans every m-th call, for environments that began together.
+    """Acts open loop: plans every m-th call, and where an episode has begun in between, until the next common plan.
 
     Args:
         planner: Maps observations to latent chunks [B, h A].
@@ -73,14 +74,39 @@ class ChunkController:
         self._calls = 0
         self._plan: Tensor | None = None
 
-    def __call__(self, observation: Observation) -> Tensor:
-        """Returns the next actions, shape [N, A]."""
+    def __call__(self, observation: Observation, began: Tensor | None = None) -> Tensor:
+        """Returns the next actions, shape [N, A]; see `latent`."""
+        return torch.tanh(self.latent(observation, began))
+
+    def latent(self, observation: Observation, began: Tensor | None = None) -> Tensor:
+        """Returns the next latent actions, shape [N, A].
+
+        Args:
+            observation: What is seen now, first dimension N.
+            began: Where an episode has just begun, bool [N]; None where none has since the last plan.
+        """
         place = self._calls % self._execute
         self._calls += 1
         if place == 0 or self._plan is None:
-            chunk = torch.tanh(self._planner(observation))
-            self._plan = chunk.view(len(chunk), self._length, -1)
+            self._plan = self._make(observation)
+        elif began is not None and bool(began.any()):
+            rows = began.nonzero().squeeze(1)
+            fresh = self._make(select_rows(observation, rows))
+            self._plan = self._plan.clone()
+            self._plan[rows, place:] = fresh[:, : self._length - place]
         return self._plan[:, place]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the plan and how far it has been followed."""
+        return {"calls": self._calls, "plan": self._plan}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with a plan."""
+        self._calls, self._plan = state_dict["calls"], state_dict["plan"]
+
+    def _make(self, observation: Observation) -> Tensor:
+        chunk = self._planner(observation)
+        return chunk.view(len(chunk), self._length, -1)
 
 
 @torch.no_grad()

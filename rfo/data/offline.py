@@ -30,10 +30,20 @@ import numpy.typing as npt
 import torch
 
 from rfo.core.errors import UsageError
-from rfo.core.shell import Transition
-from rfo.data.replay import Replay
+from rfo.data.replay import LATENT_BOUND, Replay
 
-__all__ = ["OfflineData", "fill_replay", "load", "read_ogbench", "read_robomimic", "save"]
+__all__ = [
+    "Array",
+    "OfflineData",
+    "fill_replay",
+    "load",
+    "make_replay",
+    "read",
+    "read_ogbench",
+    "read_robomimic",
+    "require_writable",
+    "save",
+]
 
 Array = npt.NDArray[Any]
 ACTION_BOUND = 1.0 + 1e-5
@@ -105,6 +115,17 @@ def save(data: OfflineData, path: Path) -> None:
             file.create_dataset(name, data=array, compression="gzip")
 
 
+def require_writable(path: Path) -> None:
+    """Checks a file's name before work that ends in writing it.
+
+    Raises:
+        UsageError: The suffix is unknown, or h5py is missing.
+    """
+    if path.suffix != ".npz":
+        _require_hdf5(path)
+        _h5py()
+
+
 def load(path: Path) -> OfflineData:
     """Reads a data set that `save` wrote.
 
@@ -121,6 +142,18 @@ def load(path: Path) -> OfflineData:
         )
     except KeyError as error:
         raise UsageError(f"{path} holds no array {error.args[0]!r}; see rfo.data.offline for the format") from error
+
+
+def read(path: Path) -> OfflineData:
+    """Reads a data set in this format, or in OGBench's or robomimic's, whichever the file holds.
+
+    Raises:
+        UsageError: There is none, or it is of no format that is known.
+    """
+    names = _names(path)
+    if {"observations", "terminals"} <= names:
+        return read_ogbench(path)
+    return read_robomimic(path) if "data" in names else load(path)
 
 
 def read_ogbench(path: Path, *, key: str = "state", rewards: Array | None = None) -> OfflineData:
@@ -182,7 +215,7 @@ def read_robomimic(path: Path, *, keys: tuple[str, ...] = (), reward_shift: floa
     return OfflineData(seen, following, action, reward, terminated, truncated)
 
 
-def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = 0.999) -> None:
+def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = LATENT_BOUND) -> None:
     """Puts a data set into a replay of one environment, in order; latents are the actions' atanh.
 
     Args:
@@ -195,14 +228,35 @@ def fill_replay(replay: Replay, data: OfflineData, *, latent_bound: float = 0.99
     """
     if replay.num_envs != 1:
         raise UsageError(f"a data set is one sequence of episodes; the replay has {replay.num_envs} environments")
-    arrays = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in data.arrays().items()}
-    for i in range(max(0, len(data) - replay.capacity), len(data)):
-        row = {name: tensor[i : i + 1] for name, tensor in arrays.items()}
-        seen = {key: row[f"observation/{key}"] for key in data.observation}
-        following = {key: row[f"next_observation/{key}"] for key in data.next_observation}
-        latent = torch.atanh(row["action"].clamp(-latent_bound, latent_bound))
-        step = Transition(following, row["reward"], row["terminated"], row["truncated"], following)
-        replay.add(seen, latent, row["action"], step)
+    columns = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in data.arrays().items()}
+    replay.extend(columns | {"latent": torch.atanh(columns["action"].clamp(-latent_bound, latent_bound))})
+
+
+def make_replay(
+    data: OfflineData,
+    shapes: Mapping[str, tuple[int, ...]],
+    action_dim: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Replay:
+    """Returns a replay that holds a data set and nothing else.
+
+    Raises:
+        UsageError: Observations or actions are not those of the task.
+    """
+    for key, shape in shapes.items():
+        if key not in data.observation:
+            raise UsageError(f"data set: there is no observation {key!r} (there are {', '.join(data.observation)})")
+        if data.observation[key].shape[1:] != tuple(shape):
+            raise UsageError(
+                f"data set: observation {key!r} has shape {data.observation[key].shape[1:]}, the task's has {shape}"
+            )
+    if data.action.shape[1:] != (action_dim,):
+        raise UsageError(f"data set: actions have shape {data.action.shape[1:]}, the task's have {action_dim} entries")
+    replay = Replay(shapes, action_dim, num_envs=1, capacity=len(data), dtype=dtype, device=device)
+    fill_replay(replay, data)
+    return replay
 
 
 def _read_demo(demo: Any, where: str, keys: tuple[str, ...], shift: float) -> tuple[Any, ...]:
@@ -220,6 +274,18 @@ def _read_demo(demo: Any, where: str, keys: tuple[str, ...], shift: float) -> tu
     seen, following = ({key: _plain(np.asarray(demo[group][key])) for key in chosen} for group in ("obs", "next_obs"))
     action, reward = _plain(np.asarray(demo["actions"])), _plain(np.asarray(demo["rewards"])) + np.float32(shift)
     return seen, following, action, reward, done, truncated
+
+
+def _names(path: Path) -> set[str]:
+    """Returns the names at the top of a file."""
+    if not path.is_file():
+        raise UsageError(f"data set {path} does not exist")
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return set(file.files)
+    _require_hdf5(path)
+    with _h5py().File(path, "r") as file:
+        return set(file)
 
 
 def _read(path: Path) -> dict[str, Array]:

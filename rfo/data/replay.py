@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,10 @@ from rfo.core.errors import UsageError
 from rfo.core.shell import Transition
 from rfo.core.task import Observation
 
-__all__ = ["Batch", "Replay"]
+__all__ = ["Batch", "Replay", "join"]
+
+LATENT_BOUND = 0.999
+"""Largest magnitude of an action whose latent is taken by atanh, so that it stays below 3.8."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Batch:
 
     Attributes:
         observation: As the task gave it, each [B, ...].
-        latent: What the policy drew before its tanh, shape [B, A].
-        action: What was executed, in [-1, 1], shape [B, A].
+        latent: What the policy drew before its tanh, shape [B, A]; for chunks [B, h A].
+        action: What was executed, in [-1, 1], of the latent's shape. What follows an episode's end within a chunk was
+            not executed and is replaced by uniform draws.
         reward: Discounted sum of the rewards of up to n steps, shape [B].
         discount: Factor of the value of `next_observation`: gamma^steps, and zero after a termination, shape [B]. A
             time limit is no termination.
         next_observation: Where those steps ended, before any reset, each [B, ...].
+        executed: Which entries of `action` were executed, bool of its shape; None where all were.
     """
 
     observation: Observation
@@ -36,6 +42,28 @@ class Batch:
     reward: Tensor
     discount: Tensor
     next_observation: Observation
+    executed: Tensor | None = None
+
+    def mean_of(self, entries: Tensor) -> Tensor:
+        """Returns the mean over the executed entries of every row, [B, A] to [B]."""
+        if self.executed is None:
+            return entries.mean(dim=-1)
+        return (entries * self.executed).sum(dim=-1) / self.executed.sum(dim=-1)
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """Puts the rows of two batches into one."""
+
+    def both(name: str) -> Observation:
+        a, b = getattr(first, name), getattr(second, name)
+        return {key: torch.cat([a[key], b[key]]) for key in a}
+
+    names = ("latent", "action", "reward", "discount")
+    rows = {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names}
+    executed = None
+    if first.executed is not None and second.executed is not None:
+        executed = torch.cat([first.executed, second.executed])
+    return Batch(both("observation"), **rows, next_observation=both("next_observation"), executed=executed)
 
 
 class Replay:
@@ -105,6 +133,22 @@ class Replay:
         self.head = end % self.capacity
         self.size = min(self.size + self.num_envs, self.capacity)
 
+    @torch.no_grad()
+    def extend(self, columns: Mapping[str, Tensor]) -> None:
+        """Stores transitions in order; where they are more than the capacity, the last ones.
+
+        Args:
+            columns: `observation/<key>`, `next_observation/<key>`, latent, action, reward, terminated, truncated, each
+                with the transition first; with several environments the rows of a step follow one another.
+        """
+        total = len(columns["reward"])
+        count = min(total, self.capacity)
+        rows = (self.head + torch.arange(count, device=self.device)) % self.capacity
+        for name, column in self._columns.items():
+            column[rows] = columns[name][total - count :].to(column)
+        self.head = (self.head + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+
     def sample(
         self,
         batch: int,
@@ -112,25 +156,32 @@ class Replay:
         gamma: float,
         generator: torch.Generator,
         n_step: int = 1,
+        chunk: int = 1,
         recent: int = 0,
         recent_share: float = 0.0,
     ) -> Batch:
         """Draws transitions with replacement, uniformly, or in part from the newest ones.
+
+        With `chunk` h, actions are the h that follow one another from any step on, whether or not they were planned
+        together, the reward is their discounted sum and the discount gamma^h; where an episode ends before, both are
+        those of the steps until then.
 
         Args:
             batch: Number B of transitions.
             gamma: Discount per control step.
             generator: Source of the draw.
             n_step: Steps whose rewards are summed; fewer where an episode ends before.
+            chunk: Actions h of a chunk; not with n_step.
             recent: Number of newest transitions that the recent share is drawn from.
             recent_share: Share of the batch drawn from the newest transitions; the rest is uniform over all.
 
         Raises:
-            ValueError: The replay holds fewer than `n_step` steps of every environment.
+            ValueError: The replay holds fewer than `n_step` or `chunk` steps of every environment.
         """
-        usable = self.size - (n_step - 1) * self.num_envs
+        steps = max(n_step, chunk)
+        usable = self.size - (steps - 1) * self.num_envs
         if usable < 1:
-            raise ValueError(f"the replay holds {self.size} transitions, too few for {n_step} steps")
+            raise ValueError(f"the replay holds {self.size} transitions, too few for {steps} steps")
         fresh = min(max(recent, 1), usable)
         newest = round(batch * recent_share)
         age = torch.randint(usable, (batch - newest,), generator=generator, device=self.device)
@@ -138,7 +189,11 @@ class Replay:
             late = torch.randint(usable - fresh, usable, (newest,), generator=generator, device=self.device)
             age = torch.cat([age, late])
         rows = (age + (self.head - self.size)) % self.capacity  # age 0 is the oldest
-        return self._gather_steps(rows, gamma, n_step) if n_step > 1 else self._gather(rows, gamma)
+        if steps == 1:
+            return self._gather(rows, gamma)
+        return (
+            self._gather_chunks(rows, gamma, chunk, generator) if chunk > 1 else self._gather_steps(rows, gamma, n_step)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the stored transitions, oldest first, without the empty rows."""
@@ -170,16 +225,37 @@ class Replay:
             {key: picked[f"next_observation/{key}"] for key in self._keys},
         )
 
-    def _gather_steps(self, rows: Tensor, gamma: float, n_step: int) -> Batch:
+    def _gather_steps(self, rows: Tensor, gamma: float, steps: int) -> Batch:
         first = self._gather(rows, gamma)
         reward, discount, last = torch.zeros_like(first.reward), torch.ones_like(first.reward), rows
-        alive = torch.ones_like(rows, dtype=torch.bool)
-        for i in range(n_step):
-            at = (rows + i * self.num_envs) % self.capacity
+        for at, alive in zip(self._following(rows, steps), self._alive(rows, steps), strict=True):
             reward = reward + torch.where(alive, discount * self._columns["reward"][at], 0.0)
             last = torch.where(alive, at, last)
             discount = torch.where(alive, discount * gamma, discount)
-            alive = alive & ~(self._columns["terminated"][at] | self._columns["truncated"][at])
         discount = discount.masked_fill(self._columns["terminated"][last], 0.0)
         following = {key: self._columns[f"next_observation/{key}"].index_select(0, last) for key in self._keys}
         return Batch(first.observation, first.latent, first.action, reward, discount, following)
+
+    def _gather_chunks(self, rows: Tensor, gamma: float, length: int, generator: torch.Generator) -> Batch:
+        found = self._gather_steps(rows, gamma, length)
+        at, alive = torch.stack(self._following(rows, length), dim=1), torch.stack(self._alive(rows, length), dim=1)
+        action, latent = self._columns["action"][at], self._columns["latent"][at]  # [B, h, A]
+        executed = alive.unsqueeze(-1).expand_as(action)
+        # What would have been done after an end is of no consequence: the values see it drawn at random.
+        drawn = 2.0 * torch.rand(action.shape, generator=generator, dtype=action.dtype, device=self.device) - 1.0
+        action = torch.where(executed, action, drawn)
+        latent = torch.where(executed, latent, torch.atanh(drawn.clamp(-LATENT_BOUND, LATENT_BOUND)))
+        return dataclasses.replace(
+            found, latent=latent.flatten(1), action=action.flatten(1), executed=executed.flatten(1)
+        )
+
+    def _following(self, rows: Tensor, steps: int) -> list[Tensor]:
+        """Returns the rows of the next steps of the same environments, the first included."""
+        return [(rows + i * self.num_envs) % self.capacity for i in range(steps)]
+
+    def _alive(self, rows: Tensor, steps: int) -> list[Tensor]:
+        """Returns whether those steps are of the same episode as the first, each bool [B]."""
+        alive = [torch.ones_like(rows, dtype=torch.bool)]
+        for at in self._following(rows, steps)[:-1]:
+            alive.append(alive[-1] & ~(self._columns["terminated"][at] | self._columns["truncated"][at]))
+        return alive

@@ -30,8 +30,9 @@ class VelocityGated(VelocityField):
         feature_dim: Size of the observation's features.
         action_dim: Size A of the latent action.
         hidden: Widths of the hidden layers (swish) of either network; 128 in the paper, 512 in the released code.
-        candidate_bound: c = bound tanh(head) (50 in the paper's table of the architecture); None for c = head, as in
-            the released code.
+        candidate_bound: c = bound tanh(head / bound), with 50 the bound in the paper's table of the architecture;
+            None for c = head, as in the released code. Without the division every step of an optimizer would be
+            50 times as large.
         gate_bias: Initial bias of the gate.
         output_std: Standard deviation of the candidate's last weights at the start.
         time_dim: Size of the code of the flow time.
@@ -64,8 +65,12 @@ class VelocityGated(VelocityField):
 
     def _initialize(self, fan_in: int, gate_bias: float, output_std: float) -> None:
         bound = 1.0 / math.sqrt(fan_in)
-        for layer in (self.from_features, self.from_latent, self.from_time):
+        for layer in (self.from_features, self.from_time):
             nn.init.uniform_(layer.weight, -bound, bound)
+        # The latent has a fan-in of its own: as one of many entries it is drowned by the code of the time, and flow
+        # matching to two modes then ends between them.
+        own = 1.0 / math.sqrt(self.action_dim)
+        nn.init.uniform_(self.from_latent.weight, -own, own)
         nn.init.uniform_(self.from_features.bias, -bound, bound)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             bound = 1.0 / math.sqrt(weight.shape[1])
@@ -91,7 +96,7 @@ class VelocityGated(VelocityField):
                 stacked = torch.baddbmm(bias, functional.silu(stacked), weight)
             gate, candidate = stacked.unbind(0)
             if bound is not None:
-                candidate = bound * torch.tanh(candidate)
+                candidate = bound * torch.tanh(candidate / bound)
             return torch.sigmoid(gate) * (candidate - x)
 
         return velocity

@@ -21,6 +21,7 @@ def conditional_flow_matching(
     *,
     generator: torch.Generator,
     reduction: Reduction = "mean",
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Returns E |v(z, u | s) - (y - e)|^2 with e ~ N(0, I), u ~ U(0, 1), z = (1 - u) e + u y.
 
@@ -32,6 +33,7 @@ def conditional_flow_matching(
         target: y in the space the flow lives in (before the tanh), shape [B, A]. No gradient flows into it.
         generator: Source of e and u.
         reduction: Mean or sum over A.
+        counts: Which entries of the target count, bool [B, A]; all of them where None. The mean is over those.
 
     Returns:
         The loss, a scalar.
@@ -42,5 +44,7 @@ def conditional_flow_matching(
     u = torch.rand(target.shape[0], 1, generator=generator, **like)  # type: ignore[call-overload]
     error = velocity(torch.lerp(noise, target, u), u) - (target - noise)
     squared = error.square()
+    if counts is not None:
+        squared = squared * counts * (1.0 if reduction == "sum" else counts.numel() / counts.sum())
     loss: Tensor = squared.mean() if reduction == "mean" else squared.sum(dim=-1).mean()
     return loss

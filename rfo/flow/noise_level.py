@@ -105,7 +105,7 @@ class LevelOfToken(NoisyField):
         """Binds the decoder."""
         both = self.field.bind(features)
 
-        def velocity(x: Tensor, u: float) -> tuple[Tensor, Tensor]:
+        def velocity(x: Tensor, u: float | Tensor) -> tuple[Tensor, Tensor]:
             drawn, raw = both(x, u).chunk(2, dim=-1)
             return drawn, bounded_log(raw)
 

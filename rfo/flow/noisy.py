@@ -38,8 +38,9 @@ __all__ = [
     "roll_out",
 ]
 
-NoisyVelocity = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""(x, u) → velocity [B, A] and the log of the noise level sigma, of a shape that broadcasts to [B, A]."""
+NoisyVelocity = Callable[[Tensor, float | Tensor], tuple[Tensor, Tensor]]
+"""(x, u) → velocity [B, A] and the log of the noise level sigma, of a shape that broadcasts to [B, A]; u is a number or
+of shape [B, 1]."""
 
 LOG_TWO_PI = math.log(2.0 * math.pi)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rfo.core.task import Observation
 from rfo.flow.noise_level import NoisyField
 from rfo.flow.noisy import StepLaw, roll_out
+from rfo.flow.velocity import Velocity
 from rfo.policy.encoders import Encoder
 from rfo.policy.latent import squash_correction
 
@@ -32,6 +33,11 @@ class NoisyFlowPolicy(nn.Module):
     def action_dim(self) -> int:
         """Size A of the action."""
         return self.field.action_dim
+
+    def bind(self, observation: Observation) -> Velocity:
+        """Returns the velocity of normalised observations, without its noise, as flow matching reads it."""
+        noisy = self.field.bind(self.encoder(observation))
+        return lambda x, u: noisy(x, u)[0]
 
     def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draws actions.

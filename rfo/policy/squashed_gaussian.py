@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ from rfo.policy.gaussian import gaussian_log_prob
 from rfo.policy.latent import squash_correction
 
 __all__ = ["SquashedGaussianPolicy"]
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
 
 
 class SquashedGaussianPolicy(nn.Module):
@@ -52,6 +55,14 @@ class SquashedGaussianPolicy(nn.Module):
         latent = torch.addcmul(mean, log_std.exp(), noise[0])
         density = gaussian_log_prob(noise[0], log_std)
         return latent, torch.tanh(latent), density - squash_correction(latent)
+
+    def entry_log_prob(self, observation: Observation, latent: Tensor) -> Tensor:
+        """Returns the log-density of every entry of given latents, shape [B, A]."""
+        mean, raw = self.network(self.encoder(observation)).chunk(2, dim=-1)
+        log_std = bounded_log(raw)
+        scaled = (latent - mean) * torch.exp(-log_std)
+        density: Tensor = -0.5 * scaled.square() - log_std - 0.5 * LOG_TWO_PI
+        return density
 
     def deterministic(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Returns latent and action of the mean."""

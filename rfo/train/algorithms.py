@@ -6,7 +6,6 @@ An algorithm is a frozen config dataclass with at least `horizon` (control steps
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +17,16 @@ from rfo.core.registry import did_you_mean
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, TaskSpec
 
-__all__ = ["ALGORITHMS", "Algorithm", "OpenLoop", "VariableHorizon", "config_class", "make_algorithm"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Controller",
+    "OpenLoop",
+    "Pretraining",
+    "VariableHorizon",
+    "config_class",
+    "make_algorithm",
+]
 
 ALGORITHMS = {
     "ahac": ("rfo.algo.ahac:AHACConfig", "rfo.algo.ahac:AHAC"),
@@ -64,12 +72,39 @@ class VariableHorizon(Protocol):
         """Control steps of the next update."""
 
 
+class Controller(Protocol):
+    """A policy that remembers what it is executing."""
+
+    def __call__(self, observation: Observation, began: Tensor | None = None) -> Tensor:
+        """Returns actions, shape [N, action_dim].
+
+        Args:
+            observation: As the task gives it.
+            began: Where an episode has just begun, bool [N]; None where all episodes begin with the first call.
+        """
+
+
 @runtime_checkable
 class OpenLoop(Protocol):
     """An algorithm whose policy plans several steps ahead and so remembers what it is executing."""
 
-    def controller(self, *, deterministic: bool, generator: torch.Generator | None) -> Callable[[Observation], Tensor]:
-        """Returns a policy with a memory of its own, for environments whose episodes begin together."""
+    def controller(self, *, deterministic: bool, generator: torch.Generator | None) -> Controller:
+        """Returns a policy with a memory of its own."""
+
+
+@runtime_checkable
+class Pretraining(Protocol):
+    """An algorithm that learns from a data set before the first environment step."""
+
+    @property
+    def pretraining_left(self) -> int:
+        """Updates on the data set that are still to be made."""
+
+    def prepare(self) -> None:
+        """Reads the data set, where there is one."""
+
+    def pretrain(self, updates: int) -> dict[str, float]:
+        """Makes updates on the data set and returns figures to log."""
 
 
 def config_class(name: str) -> type[Any]:

@@ -17,7 +17,7 @@ from rfo.core.errors import SimulationDivergedError, UsageError
 from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
-from rfo.train.algorithms import Algorithm, VariableHorizon, make_algorithm
+from rfo.train.algorithms import Algorithm, Pretraining, VariableHorizon, make_algorithm
 from rfo.train.bench import available_cores
 from rfo.train.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_atomically
 from rfo.train.config import Experiment, load_experiment, save_experiment
@@ -29,6 +29,10 @@ __all__ = ["EVALUATION_SEED", "TrainResult", "Trainer", "TrainingStoppedError", 
 
 EVALUATION_SEED = 1_000_003
 """Added to a run's seed for its evaluations, which must not see the initial states it trains on."""
+
+
+PRETRAINING_SLICE = 500
+"""Updates on a data set that make one row of the log."""
 
 
 class TrainingStoppedError(RuntimeError):
@@ -127,6 +131,9 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
+        if isinstance(self.algorithm, Pretraining):
+            self.algorithm.prepare()
+        if checkpoint is not None:
             return
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -144,8 +151,8 @@ class Trainer:
         config, counters = self.experiment.config, self.counters
         logger = RunLogger(self.run_dir, rows=counters.updates, env_steps=counters.env_steps)
         title = f"{self.experiment.name} seed {config.seed}"
-        stopped = False
         try:
+            stopped = self._pretrain(logger, title, should_stop)
             with ProgressLine(title, config.env_steps, counters.env_steps) as progress:
                 while counters.env_steps < config.env_steps and not stopped:
                     row = self._update()
@@ -161,6 +168,30 @@ class Trainer:
             logger.close()
         done = counters.env_steps >= config.env_steps
         return TrainResult(counters.env_steps, counters.train_s, done, self.evaluation)
+
+    def _pretrain(self, logger: RunLogger, title: str, should_stop: Callable[[], bool]) -> bool:
+        """Learns from the data set, where there is one, and evaluates once; returns whether to stop."""
+        algorithm, counters = self.algorithm, self.counters
+        if not isinstance(algorithm, Pretraining) or algorithm.pretraining_left <= 0:
+            return False
+        total, stopped = algorithm.pretraining_left, False
+        with ProgressLine(f"{title} pretraining", total) as progress:
+            while algorithm.pretraining_left > 0 and not stopped:
+                started = time.perf_counter()
+                try:
+                    metrics = algorithm.pretrain(min(PRETRAINING_SLICE, algorithm.pretraining_left))
+                except FloatingPointError as error:
+                    raise TrainingStoppedError(f"{error} (in pretraining)") from error
+                counters.train_s += time.perf_counter() - started
+                counters.updates += 1
+                row = {"update": counters.updates, "env_steps": 0, "train_s": counters.train_s} | metrics
+                stopped = should_stop()
+                finished = algorithm.pretraining_left <= 0
+                logger.write(row | self._evaluate() if finished else row)
+                if stopped or finished:
+                    self.save()
+                progress.update(total - algorithm.pretraining_left, f"loss {metrics.get('imitation_loss', 0.0):.3g}")
+        return stopped
 
     def save(self) -> None:
         """Writes checkpoint.pt."""

@@ -223,6 +223,42 @@ def test_record_films_an_environment_without_a_run(run: Run, tmp_path: Path) -> 
     assert (tmp_path / "pendulum-swingup.mp4").stat().st_size > 0
 
 
+def test_collect_writes_a_data_set(run: Run, trained: Path, tmp_path: Path) -> None:
+    """From a run and from an environment; the file is told, and read by the reader."""
+    from rfo.data.offline import load
+
+    for subject, more in ((str(trained), ["--sampled"]), ("pendulum-swingup", ["--policy", "untrained"])):
+        path = tmp_path / f"{more[0]}.npz"
+        code, out, _ = run("collect", subject, *more, "--steps", "12", "--envs", "3", "--output", str(path))
+        assert code == 0 and out.startswith(f"{path}: 12 transitions, 3 episodes")
+        assert load(path).action.shape == (12, 1)
+
+
+def test_collect_keeps_what_there_is_when_it_is_stopped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends with 130 and leaves every transition."""
+    import os
+    import signal
+
+    import rfo.train.collect
+    from rfo.data.offline import load
+
+    class Interrupting(rfo.train.collect.VectorEnv):
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            if self.steps == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().step(action)
+
+    monkeypatch.setattr(rfo.train.collect, "VectorEnv", Interrupting)
+    path = tmp_path / "kept.npz"
+    code, _, err = run("collect", "pendulum-swingup", "--steps", "1000", "--envs", "2", "--output", str(path))
+    assert code == 130 and "stopped and saved" in err and len(load(path)) == 6
+
+
 def test_demo_leaves_film_strip_curve_and_figures(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole path on a tiny budget: one table, four files; code 1, and why, where the goal is missed."""
     small = functools.partial(Film, seconds=0.2, width=96, height=54)
@@ -302,6 +338,14 @@ REFUSED = [
     ("record pendulum-swingup --seed -1", "--seed is -1"),
     ("record pendulum-swingup --device gpu9", "device 'gpu9' is not known to torch"),
     ("record pendulum-swingup --threads 0", "threads is 0"),
+    ("collect pendulum-swingup", "one of the arguments --episodes --steps is required"),
+    ("collect pendulum-swingup --steps 5 --output a.csv", "is an .npz, .h5 or .hdf5 file"),
+    ("collect pendulum-swingup --steps 5 --output nowhere/a.npz", "no folder nowhere"),
+    ("collect pendulum-swingup --episodes 0", "--episodes is 0"),
+    ("collect pendulum-swingup --steps 5 --policy best", "choose trained, untrained, zero, random, oracle"),
+    ("collect pendulum-swingup --steps 5 --policy trained", "there is no trained policy"),
+    ("collect pendulum-swingup --steps 5 --policy oracle", "has no scripted oracle"),
+    ("collect nowhere --steps 5", "unknown environment 'nowhere'"),
 ]
 
 

@@ -90,6 +90,24 @@ def test_a_controller_follows_its_plan() -> None:
     torch.testing.assert_close(torch.cat(actions)[:, 0], torch.tanh(torch.tensor([0.0, 0.1, 2.0, 2.1])))
 
 
+def test_a_controller_plans_anew_where_an_episode_has_begun() -> None:
+    """Only there, and until the next common plan; its state carries it on."""
+
+    def plan(observation: Observation) -> Tensor:
+        return _planner(observation, torch.zeros(len(observation["x"]), 3))
+
+    control = ChunkController(plan, length=3, execute=3)
+    for step, began in enumerate([None, [False, True], [False, False], [True, False]]):
+        seen = torch.tensor([[float(step)], [10.0 + step]])
+        if step == 2:
+            other = ChunkController(plan, length=3, execute=3)
+            other.load_state_dict(control.state_dict())
+            control = other
+        latent = control.latent({"x": seen}, None if began is None else torch.tensor(began))
+        expected = [[0.0, 10.0], [0.1, 11.0], [0.2, 11.1], [3.0, 13.0]][step]
+        torch.testing.assert_close(latent[:, 0], torch.tensor(expected))
+
+
 def test_targets_of_chunks_are_those_of_longer_steps() -> None:
     """TD(lambda) at chunk starts equals the recursion over chunks with their own rewards and discounts."""
     gamma, lam, execute = 0.9, 0.7, 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rfo.core.errors import UsageError
-from rfo.data.offline import OfflineData, fill_replay, load, read_ogbench, read_robomimic, save
+from rfo.data.offline import OfflineData, fill_replay, load, read, read_robomimic, save
 from rfo.data.replay import Replay
 
 
@@ -31,6 +31,7 @@ def test_what_is_written_is_read(suffix: str, tmp_path: Path) -> None:
     save(data, tmp_path / f"set{suffix}")
     again = load(tmp_path / f"set{suffix}")
     assert again.episodes == 2
+    assert read(tmp_path / f"set{suffix}").episodes == 2
     for name, array in data.arrays().items():
         assert np.array_equal(array, again.arrays()[name]) and array.dtype == again.arrays()[name].dtype
 
@@ -41,7 +42,7 @@ def test_an_ogbench_set_loses_only_its_last_states(tmp_path: Path) -> None:
     terminals = np.array([0, 0, 1, 0, 0, 1], np.float32)
     path = tmp_path / "cube.npz"
     np.savez(path, observations=seen, actions=0.1 * seen, terminals=terminals)
-    data = read_ogbench(path)
+    data = read(path)
     assert data.observation["state"][:, 0].tolist() == [0, 1, 3, 4]
     assert data.next_observation["state"][:, 0].tolist() == [1, 2, 4, 5]
     assert data.truncated.tolist() == [False, True, False, True] and not data.terminated.any()
@@ -65,6 +66,7 @@ def test_robomimic_demonstrations_are_joined_in_order(tmp_path: Path) -> None:
     assert data.reward.tolist() == [-1, 0, -1, 0]
     assert data.truncated.tolist() == [False, True, False, False]
     assert data.terminated.tolist() == [False, False, False, True]
+    assert np.array_equal(read(path).reward, data.reward + 1)
     with pytest.raises(UsageError, match="no observation 'gripper'"):
         read_robomimic(path, keys=("gripper",))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rfo.core.errors import UsageError
 from rfo.core.shell import Transition
-from rfo.data.replay import Replay
+from rfo.data.replay import Replay, join
 
 
 def _filled(steps: int, *, envs: int = 2, capacity: int = 20, ends: dict[int, str] | None = None) -> Replay:
@@ -92,3 +92,40 @@ def test_too_small_is_said() -> None:
         _filled(0, capacity=1)
     with pytest.raises(ValueError, match="too few"):
         _draw(_filled(2), n_step=3)
+
+
+def test_chunks_are_steps_that_follow_one_another() -> None:
+    """Across the ring's seam, with the discounted rewards of the chunk; what follows an end counts for nothing."""
+    replay = _filled(25, capacity=32, ends={13: "terminated", 18: "truncated"})
+    batch = replay.sample(512, gamma=0.9, generator=torch.Generator().manual_seed(0), chunk=3)
+    assert batch.executed is not None and batch.action.shape == batch.latent.shape == (512, 3)
+    for i in range(512):
+        at = int(batch.observation["o"][i, 0])
+        end = min((step for step in (13, 18) if step >= at), default=99)
+        length = min(3, end - at + 1)
+        assert batch.executed[i].tolist() == [j < length for j in range(3)]
+        assert batch.action[i, :length].tolist() == pytest.approx([0.1 * ((at + j) % 7) for j in range(length)])
+        assert float(batch.reward[i]) == pytest.approx(sum(0.9**j for j in range(length)))
+        assert float(batch.discount[i]) == pytest.approx(0.0 if at + length - 1 == 13 else 0.9**length)
+        assert float(batch.next_observation["o"][i, 0]) == at + length
+    replaced = batch.action[~batch.executed]
+    assert len(replaced) > 20 and float(replaced.abs().max()) <= 1.0 and float(replaced.std()) > 0.4
+
+
+def test_means_are_over_what_was_executed() -> None:
+    """Entries after an end weigh nothing in a row's mean."""
+    batch = _filled(8, ends={2: "terminated"}).sample(
+        64, gamma=0.9, generator=torch.Generator().manual_seed(0), chunk=4
+    )
+    assert batch.executed is not None
+    entries = torch.where(batch.executed, 2.0, torch.inf).nan_to_num(posinf=1e9)
+    torch.testing.assert_close(batch.mean_of(entries), torch.full((64,), 2.0))
+
+
+def test_joined_batches_keep_their_rows() -> None:
+    """The first batch's rows come first."""
+    draws = [_filled(8).sample(n, gamma=0.9, generator=torch.Generator().manual_seed(n), chunk=2) for n in (3, 5)]
+    both = join(*draws)
+    for name in ("action", "latent", "reward", "discount", "executed"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(batch, name) for batch in draws]))
+    assert torch.equal(both.next_observation["o"][3:], draws[1].next_observation["o"])

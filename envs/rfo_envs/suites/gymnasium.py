@@ -10,33 +10,37 @@ from rfo.core.errors import UsageError
 from rfo.core.task import TaskSpec
 from rfo_envs.suites.stepped import Array, Frame, PhysicsRecord, Simulator, SteppedTask, require_mujoco, scaled
 
-__all__ = ["GymnasiumTask"]
+__all__ = ["GymnasiumSimulator", "GymnasiumTask"]
 
 READ_BEFORE_STEP = ("xpos", "xipos")
 """Derived arrays from which some tasks read where they were; MuJoCo's own state does not hold them."""
 
 
-class _Gymnasium:
-    """One environment of Gymnasium that can be put into any of its states."""
+class GymnasiumSimulator:
+    """One environment of Gymnasium that can be put into any of its states.
+
+    Args:
+        name: Registered in Gymnasium.
+    """
 
     def __init__(self, name: str) -> None:
         import gymnasium
 
-        self._env: Any = gymnasium.make(name, disable_env_checker=True).unwrapped
-        self._low = np.asarray(self._env.action_space.low, dtype=np.float64)
-        self._high = np.asarray(self._env.action_space.high, dtype=np.float64)
-        data = self._env.data
-        self._record = PhysicsRecord(self._env.model, data, [getattr(data, name) for name in READ_BEFORE_STEP])
+        self.env: Any = gymnasium.make(name, disable_env_checker=True).unwrapped
+        self._low = np.asarray(self.env.action_space.low, dtype=np.float64)
+        self._high = np.asarray(self.env.action_space.high, dtype=np.float64)
+        data = self.env.data
+        self._record = PhysicsRecord(self.env.model, data, [getattr(data, name) for name in READ_BEFORE_STEP])
 
     def reset(self, seed: int) -> Frame:
         """Begins an episode."""
-        observation, _ = self._env.reset(seed=seed)
+        observation, _ = self.env.reset(seed=seed)
         return Frame(self._record.read(), np.asarray(observation, dtype=np.float64))
 
     def step(self, physics: Array, action: Array) -> Frame:
         """Advances by one control step."""
         self._record.write(physics)
-        observation, reward, terminated, _, _ = self._env.step(scaled(action, self._low, self._high))
+        observation, reward, terminated, _, _ = self.env.step(scaled(action, self._low, self._high))
         return Frame(self._record.read(), np.asarray(observation, dtype=np.float64), float(reward), bool(terminated))
 
 
@@ -49,7 +53,7 @@ class GymnasiumTask(SteppedTask):
         """Loads the suite's environment."""
         require_mujoco(self.spec.id, "gymnasium")
         try:
-            return _Gymnasium(self.name)
+            return GymnasiumSimulator(self.name)
         except ImportError as error:
             raise UsageError(f"{self.spec.id} needs gymnasium: pip install 'rfo[suites]'") from error
 

@@ -51,7 +51,7 @@ class MujocoRenderer:
         backend = _backend()
         self._model = _dressed(path)
         self._model.vis.global_.offwidth, self._model.vis.global_.offheight = width, height
-        self._model.vis.quality.shadowsize = 1024  # most of the time, where the processor draws
+        self._model.vis.quality.shadowsize = 2048  # most of the time, where the processor draws
         self._data = mujoco.MjData(self._model)
         # MuJoCo's own Renderer takes what MUJOCO_GL said when mujoco was imported: a window, where it said nothing.
         self._window = import_module(f"mujoco.{backend}").GLContext(width, height)
@@ -125,7 +125,7 @@ def _dressed(path: str | Path) -> Any:
     for geom in spec.geoms:
         if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
             geom.material, geom.rgba = "squares", [1.0, 1.0, 1.0, 1.0]
-    sun = {"pos": [0.0, 0.0, 10.0], "dir": [0.3, 0.4, -1.0], "type": mujoco.mjtLightType.mjLIGHT_DIRECTIONAL}
+    sun = {"pos": [0.0, 0.0, 10.0], "dir": [0.05, 0.1, -1.0], "type": mujoco.mjtLightType.mjLIGHT_DIRECTIONAL}
     # Shadows fall only near the light, so it goes along.
     spec.bodies[1].add_light(name="sun", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK, diffuse=[0.7, 0.7, 0.7], **sun)
     return spec.compile()

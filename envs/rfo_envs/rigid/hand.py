@@ -117,7 +117,7 @@ class HandReorient(RigidTask):
         lift = torch.zeros_like(self.q_rest)
         lift[self._cube + 2] = 0.2
         resting = state
-        for _ in range(20):
+        for _ in range(60):
             resting = self.dynamics(resting, torch.zeros_like(state["action"]))
         return {
             "air": CheckSituation({**state, "q": state["q"] + lift}, limit=1e-6, steps=2),

@@ -73,8 +73,8 @@ def _film_and_plot(experiment: Experiment, run_dir: Path, seconds: float) -> Non
     from rfo.view.plots import plot_curve
 
     config = experiment.config
-    film = Film(run_dir / "film.mp4", seconds=seconds, seed=config.seed)
-    record_run(run_dir, film, "trained", {}, strip=run_dir / "strip.png")
+    film = Film(run_dir / "film.mp4", seconds=seconds, seed=config.seed, strip=run_dir / "strip.png")
+    record_run(run_dir, film, "trained", {})
     rows = read_metrics(run_dir)
     labels = {
         "env_steps": "environment steps",

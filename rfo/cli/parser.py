@@ -112,10 +112,15 @@ def _add_record(commands: Commands[Parser]) -> None:
     parser.add_argument("--policy", choices=("trained", "zero", "random"), help="what acts (default: trained)")
     parser.add_argument("--output", metavar="FILE", help="film to write, .mp4 or .gif")
     parser.add_argument("--seconds", type=float, default=5.0, help="simulated seconds (default: 5)")
+    parser.add_argument("--start", type=float, default=0.0, help="simulated seconds before the film (default: 0)")
     parser.add_argument("--fps", type=float, default=30.0, help="pictures per second (default: 30)")
     parser.add_argument("--width", type=int, default=960, help="picture width in pixels (default: 960)")
     parser.add_argument("--height", type=int, default=540, help="picture height in pixels (default: 540)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial state (default: 0)")
+    parser.add_argument(
+        "--renderer", metavar="NAME", help="draw with a renderer of the task's own: mujoco for articulated bodies"
+    )
+    parser.add_argument("--strip", metavar="FILE", help="also write frames of its first second onto one sheet, .png")
     _add_machine(parser, device=None)
 
 

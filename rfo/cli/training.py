@@ -95,7 +95,11 @@ def run_record(options: argparse.Namespace) -> int:
         )
     default = run_dir / "film.mp4" if is_run else Path(f"{options.subject}.mp4")
     output = default if options.output is None else Path(options.output)
-    film = Film(output, options.seconds, options.fps, options.width, options.height, options.seed)
+    film = Film(
+        output,
+        **{name: getattr(options, name) for name in ("seconds", "fps", "width", "height", "seed", "renderer", "start")},
+        strip=None if options.strip is None else Path(options.strip),
+    )
     if is_run:
         record_run(run_dir, film, options.policy or "trained", machine_overrides(options))
     else:

@@ -7,22 +7,28 @@ holding on to a dictionary of tensors. Time limits, resets and statistics belong
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rfo.core.errors import UsageError
 from rfo.core.scene import Scene
 
-__all__ = ["CheckSituation", "Observation", "State", "Task", "TaskSpec"]
+__all__ = ["CheckSituation", "Observation", "Renderer", "State", "Task", "TaskSpec"]
 
 State = dict[str, Tensor]
 """Named tensors whose first dimension is the environment."""
 
 Observation = dict[str, Tensor]
 """Named tensors: low-dimensional [N, D], points [N, P, C], images [N, C, H, W]."""
+
+Renderer = Callable[[State, int], npt.NDArray[np.uint8]]
+"""Draws one environment of a batched state, by its index: sRGB, shape [height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,19 @@ class Task(ABC):
     def scene(self, state: State, index: int) -> Scene:
         """Returns what environment `index` looks like."""
         raise NotImplementedError(f"{self.spec.id} has no picture: implement Task.scene to record it")
+
+    def renderer(self, name: str, width: int, height: int) -> Renderer:
+        """Returns a renderer that the task brings along beside its `scene`.
+
+        Args:
+            name: For example "mujoco".
+            width: Picture width [px].
+            height: Picture height [px].
+
+        Raises:
+            UsageError: The task has none of this name, or it does not work on this machine.
+        """
+        raise UsageError(f"{self.spec.id} has no renderer {name!r}; leave --renderer out to draw its scene")
 
     def check_situations(self, generator: torch.Generator, n: int) -> dict[str, CheckSituation]:
         """Returns the states in which `rfo check` compares gradients with differences."""

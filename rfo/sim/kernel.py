@@ -14,6 +14,7 @@ from typing import Any
 
 import warp as wp
 
+from rfo.core.waiting import waiting
 from rfo.sim.emit import CPU_COMPILER_FLAGS, Source, native_kernel
 from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table, Uniform
 
@@ -50,20 +51,24 @@ class Kernel:
         dtype: "float32" or "float64".
         lanes: Environments per pack.
         cuda: Compile for CUDA threads instead of CPU vectors.
+        title: What a person is told while it compiles; the law's name if empty.
     """
 
     law: Law
     dtype: str
     lanes: int
     cuda: bool = False
+    title: str = ""
+    _loaded: set[str] = field(init=False, repr=False, default_factory=set)
     _names: tuple[str, ...] = field(init=False, repr=False)
     _kernel: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        source = Source(self.law, self.dtype, self.lanes, self.cuda)
-        parameters = tuple(source.parameters())
         flags = CPU_COMPILER_FLAGS if self.law.order == "any" else SEQUENTIAL_COMPILER_FLAGS
-        kernel = native_kernel(self.law.name, parameters, source.snippet(), flags)
+        with waiting(f"tracing {self.title or self.law.name}"):
+            source = Source(self.law, self.dtype, self.lanes, self.cuda)
+            parameters = tuple(source.parameters())
+            kernel = native_kernel(self.law.name, parameters, source.snippet(), flags)
         object.__setattr__(self, "_names", tuple(name for name, _ in parameters))
         object.__setattr__(self, "_kernel", kernel)
 
@@ -92,7 +97,12 @@ class Kernel:
         threads = self.lanes * (elements if self.law.order == "any" else 1) if self.cuda else 1
         dim = packs * threads
         inputs = [elements, *(arrays[name] for name in self._names)]
-        wp.launch(self._kernel, dim=dim, inputs=inputs, device=device, record_tape=False)
+        if str(device) in self._loaded:
+            wp.launch(self._kernel, dim=dim, inputs=inputs, device=device, record_tape=False)
+            return
+        with waiting(f"compiling {self.title or self.law.name} ({self.dtype}, {device})"):  # once, then cached on disk
+            wp.launch(self._kernel, dim=dim, inputs=inputs, device=device, record_tape=False)
+        self._loaded.add(str(device))
 
     def warp_module(self) -> Any:
         """The Warp module that holds the kernel, for ahead-of-time compilation."""

@@ -1,22 +1,25 @@
 """Elementary functions over whole vectors of lanes, as native code.
 
-Each function reduces its argument to a small interval (Cody and Waite) and sums a Taylor series there, long enough for
-the scalar type: a few units in the last place. Infinities and NaN come out as the C library's would; sine and cosine
-return NaN where an argument has lost all meaning as an angle: past 1e4 rad in float32 and 1e6 rad in float64.
+The transcendental ones reduce their argument to a small interval (Cody and Waite) and sum a Taylor series there, long
+enough for the scalar type: a few units in the last place. Infinities and NaN come out as the C library's would; sine
+and cosine return NaN where an argument has lost all meaning as an angle: past 1e4 rad in float32 and 1e6 rad in
+float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import factorial, ldexp, log2
 
 __all__ = ["FUNCTIONS", "lane_functions", "scalar_functions"]
 
-FUNCTIONS = ("sqrt", "exp", "log", "sin", "cos", "tanh", "floor", "lookup")
+FUNCTIONS = ("sqrt", "rsqrt", "reciprocal", "exp", "log", "sin", "cos", "tanh", "floor", "lookup")
 """Operations printed as calls of functions that are defined here."""
 
 _INTEGRAL = ("exp", "log", "sin", "cos", "tanh")  # those that look into a number's bits
+_SCALAR = {"rsqrt": "S(1) / wp::sqrt(a)", "reciprocal": "S(1) / a"}  # those without a function of Warp's
 _SCALAR_LOOKUP = "S operator()(const S* t, S i) const { return t[(int)i]; }"
 
 _PI = Fraction(3141592653589793238462643383279502884197169399375, 10**48)
@@ -87,7 +90,7 @@ def scalar_functions(names: list[str]) -> list[str]:
 
 
 def _scalar(name: str) -> str:
-    return f"S operator()(S a) const {{ return wp::{name}(a); }}"
+    return f"S operator()(S a) const {{ return {_SCALAR.get(name, f'wp::{name}(a)')}; }}"
 
 
 def _split(value: Fraction, form: _Format) -> list[float]:
@@ -171,9 +174,29 @@ def _log(form: _Format) -> str:
     )
 
 
+def _refined(estimate: str, error: str, step: str, exact: str) -> Callable[[_Format], str]:
+    """Code: an estimate of 14 bits and one step of Newton's, where the processor has an estimate for these lanes.
+
+    The error is not a number where the estimate is exact already: at zero and at infinity.
+    """
+
+    def body(form: _Format) -> str:
+        if form.mantissa != 23:
+            return f"return {exact};"
+        wide = (
+            f"V y = __builtin_ia32_{estimate}14ps512_mask(a, V(0), (unsigned short)-1); "
+            f"V e = {error}; return e == e ? y + {step} * e : y;"
+        )
+        return f"\n#ifdef __AVX512F__\nif (sizeof(V) == 64) {{ {wide} }}\n#endif\nreturn {exact};"
+
+    return body
+
+
 _HELPERS = {"angle": _angle, "power": _power}
 _BODIES = {
     "sqrt": lambda form: "return __builtin_elementwise_sqrt(a);",
+    "rsqrt": _refined("rsqrt", "S(1) - a * y * y", "S(0.5) * y", "S(1) / __builtin_elementwise_sqrt(a)"),
+    "reciprocal": _refined("rcp", "S(1) - a * y", "y", "S(1) / a"),
     "floor": lambda form: "return __builtin_elementwise_floor(a);",
     "sin": lambda form: "return Turn::of(a, 0);",
     "cos": lambda form: "return Turn::of(a, 1);",

@@ -217,10 +217,11 @@ def test_record_writes_a_film(run: Run, trained: Path, tmp_path: Path, suffix: s
 
 
 def test_record_films_an_environment_without_a_run(run: Run, tmp_path: Path) -> None:
-    """An environment is filmed under random or no actions, into a file of its name."""
-    code, out, _ = run("record", "pendulum-swingup", "--policy", "zero", *SMALL_FILM)
+    """An environment is filmed under random or no actions, into a file of its name, with a sheet of frames beside."""
+    code, out, _ = run("record", "pendulum-swingup", "--policy", "zero", "--strip", "sheet.png", *SMALL_FILM)
     assert (code, out) == (0, "pendulum-swingup.mp4\n")
     assert (tmp_path / "pendulum-swingup.mp4").stat().st_size > 0
+    assert iio.imread(tmp_path / "sheet.png").shape == (27, 3 * 48 + 2 * 6, 3)
 
 
 def test_collect_writes_a_data_set(run: Run, trained: Path, tmp_path: Path) -> None:
@@ -333,6 +334,10 @@ REFUSED = [
     ("record RUN --policy best", "invalid choice: 'best'"),
     ("record pendulum-swingup --policy trained", "there is no trained policy; try --policy random"),
     ("record pendulum-swingup --width 0", "--width is 0"),
+    ("record pendulum-swingup --start -1", "--start is -1"),
+    ("record pendulum-swingup --strip sheet.jpg", "a sheet of frames is a .png file"),
+    ("record pendulum-swingup --strip nowhere/sheet.png", "the folder nowhere does not exist"),
+    ("record pendulum-swingup --policy zero --renderer mujoco", "pendulum-swingup has no renderer 'mujoco'"),
     ("record pendulum-swingup --seconds inf", "--seconds is inf"),
     ("record pendulum-swingup --fps nan", "--fps is nan"),
     ("record pendulum-swingup --seed -1", "--seed is -1"),

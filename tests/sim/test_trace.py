@@ -11,13 +11,14 @@ from rfo.sim.kernel import Item, Law, Table
 from rfo.sim.tangent import forward
 from rfo.sim.trace import OPERATIONS, Expr, constant, reverse, symbol, topological
 
-POSITIVE = {"sqrt", "log"}
-ARITY = {"select": 3, **dict.fromkeys(["add", "sub", "mul", "div", "min", "max"], 2)}
+POSITIVE = {"sqrt", "rsqrt", "log"}
+ARITY = {"select": 3, **dict.fromkeys(["add", "sub", "mul", "min", "max"], 2)}
 ON_NUMPY = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
-    "div": np.divide,
+    "reciprocal": lambda a: 1.0 / a,
+    "rsqrt": lambda a: 1.0 / np.sqrt(a),
     "neg": np.negative,
     "sqrt": np.sqrt,
     "exp": np.exp,
@@ -51,7 +52,7 @@ def _table() -> Law:
 def _operands(n: int = 19, items: int = 7) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     any_sign = rng.uniform(-2.0, 2.0, (n, items, 3))
-    any_sign[..., 1] = np.where(np.abs(any_sign[..., 1]) < 0.3, 0.4, any_sign[..., 1])  # the divisor
+    any_sign[..., 0] = np.where(np.abs(any_sign[..., 0]) < 0.3, 0.4, any_sign[..., 0])  # what is inverted
     return {"any_sign": any_sign, "positive": rng.uniform(0.2, 3.0, (n, items, 3))}
 
 

@@ -13,12 +13,14 @@ from rfo.sim.kernel import Item, Kernel, Law, lanes_for
 
 CPU = torch.device("cpu")
 EXACT: dict[str, Callable[[float], float]] = {
-    name: getattr(math, name) for name in ("sin", "cos", "exp", "log", "tanh", "sqrt")
+    **{name: getattr(math, name) for name in ("sin", "cos", "exp", "log", "tanh", "sqrt")},
+    "rsqrt": lambda a: 1.0 / math.sqrt(a),
+    "reciprocal": lambda a: 1.0 / a,
 }
 
 
 def _evaluate(name: str, points: np.ndarray, dtype: str) -> np.ndarray:
-    function = getattr(trace, name)
+    function = getattr(trace, name, lambda a: 1.0 / a)
     law = Law(f"try_{name}", lambda x: {"y": function(x)}, {"x": Item()}, {"y": Item()})
     kernel = Kernel(law, dtype, lanes_for(dtype, cuda=False))
     packs = -(-len(points) // kernel.lanes)
@@ -37,6 +39,8 @@ RANGES = {
     "tanh": (-12.0, 12.0),
     "log": (1e-30, 1e3),
     "sqrt": (0.0, 1e6),
+    "rsqrt": (1e-6, 1e6),
+    "reciprocal": (-1e6, -1e-6),
 }
 
 
@@ -68,6 +72,8 @@ def test_limits_are_those_of_the_c_library(dtype: str) -> None:
         "tanh": ([inf, -inf, 1e3, nan, 0.0], [1.0, -1.0, 1.0, nan, 0.0]),
         "sin": ([inf, nan, 1e7, 0.0], [nan, nan, nan, 0.0]),
         "cos": ([-inf, nan, -1e7, 0.0], [nan, nan, nan, 1.0]),
+        "rsqrt": ([inf, 0.0, -1.0, nan, 4.0], [0.0, inf, nan, nan, 0.5]),
+        "reciprocal": ([inf, 0.0, -inf, nan, 4.0], [0.0, inf, 0.0, nan, 0.25]),
     }
     for name, (points, expected) in cases.items():
         np.testing.assert_array_equal(_evaluate(name, np.array(points), dtype), np.array(expected), err_msg=name)

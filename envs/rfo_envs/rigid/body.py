@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rfo.core.colors import linear_from_srgb
 from rfo.core.scene import Scene, SceneMesh
-from rfo.core.task import State, Task
+from rfo.core.task import Renderer, State, Task
 from rfo.sim.rigid import RigidEngine, RigidModel
 from rfo.sim.rigid.kinematics import Kinematics
 from rfo.sim.rigid.model import Geom
@@ -36,7 +36,8 @@ class RigidTask(Task):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.model = RigidModel.from_mjcf(asset_path(f"mjcf/{self.file}.xml"))
+        self.path = asset_path(f"mjcf/{self.file}.xml")
+        self.model = RigidModel.from_mjcf(self.path)
         self.engine = RigidEngine(
             self.model,
             dt=self.spec.control_dt / self.substeps,
@@ -57,6 +58,23 @@ class RigidTask(Task):
             color = np.tile(linear_from_srgb(geom.color), (len(vertices), 1))
             meshes.append(SceneMesh(_y_up(vertices @ rotation.T + origin), faces, color, smooth=geom.kind != "box"))
         return Scene(tuple(meshes), _y_up(self.focus(kinematics)), self.extent)
+
+    def renderer(self, name: str, width: int, height: int) -> Renderer:
+        """MuJoCo's renderer, as "mujoco"; see `Task.renderer`."""
+        if name != "mujoco":
+            return super().renderer(name, width, height)
+        from rfo_envs.rigid.mujoco_renderer import MujocoRenderer  # only recording needs it
+
+        def focus(q: Floats) -> Floats:
+            return self.focus(Kinematics(self.model, q))
+
+        draw = MujocoRenderer(self.path, width, height, extent=self.extent, focus=focus)
+        return lambda state, index: draw(state["q"][index].detach().cpu().double().numpy())
+
+    def physics_operations(self) -> tuple[float, float]:
+        """Counted in the kernels of a substep."""
+        forward, adjoint = self.engine.substep.operation_count, self.engine.substep_adjoint.operation_count
+        return float(self.substeps * forward), float(self.substeps * adjoint)
 
     def focus(self, kinematics: Kinematics) -> Floats:
         """What the camera follows, z up: the first link [m], shape [3]."""

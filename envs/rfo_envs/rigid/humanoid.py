@@ -19,7 +19,7 @@ class Humanoid(Locomotion):
 
     spec = TaskSpec("humanoid", "warp-rigid", 21, 1000, 1.0 / 60.0, {"body": (76,)})
     file = "humanoid"
-    substeps = 48
+    substeps = 16
     extent = 1.2
     standing_height = 1.33
     falling_height = 0.74

@@ -80,7 +80,8 @@ class RigidEngine(Physics):
         return _RigidWorkspace(self, packs, scratch, transient)
 
     def _kernel(self, law: Law) -> Kernel:
-        return Kernel(law, scalar_name(self.dtype), self.lanes, self.device.type == "cuda")
+        title = f"{self.model.name}: {law.name}"
+        return Kernel(law, scalar_name(self.dtype), self.lanes, self.device.type == "cuda", title)
 
 
 class _RigidWorkspace(Workspace):

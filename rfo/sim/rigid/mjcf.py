@@ -54,6 +54,7 @@ def read_mjcf(path: str | Path) -> RigidModel:
     numeric = {name: tuple(source.numeric(name).data) if _has(source, name) else _DEFAULTS[name] for name in _DEFAULTS}
     stiffness, damping, viscosity, slip_speed = numeric["contact"]
     return RigidModel(
+        name=bytes(source.names).split(b"\0", 1)[0].decode(),
         links=links,
         geoms=geoms,
         actuators=tuple(_actuator(source, i) for i in range(source.nu)),

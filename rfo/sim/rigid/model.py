@@ -202,6 +202,7 @@ class RigidModel:
     """Articulated bodies over the ground z = 0.
 
     Attributes:
+        name: Its name in the file.
         links: Parents before children.
         geoms: Shapes on links and, for pairs, in the world.
         actuators: In the order of the controls.
@@ -214,6 +215,7 @@ class RigidModel:
         timestep: The file's time step [s].
     """
 
+    name: str
     links: tuple[Link, ...]
     geoms: tuple[Geom, ...]
     actuators: tuple[Actuator, ...]

@@ -85,6 +85,29 @@ def test_dynamics_of_public_models_equal_mujoco(name: str) -> None:
     _check(Path(gymnasium.__file__).parent / "envs/mujoco/assets" / f"{name}.xml", 100)
 
 
+def test_quadruped_of_dm_control_is_refused_by_name_and_equal_without(tmp_path: Path) -> None:
+    """The error names what dm_control's quadruped has that is missing here; the rest of it is MuJoCo's."""
+    dm_control = pytest.importorskip("dm_control")
+    path = Path(dm_control.__file__).parent / "suite" / "quadruped.xml"
+    spec = mujoco.MjSpec.from_file(str(path))
+    strange = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
+    geoms = [g for g in spec.geoms if g.type in strange or g.name.startswith("wall")]
+    names = [e.name for e in (*spec.equalities, *spec.actuators, *geoms)]
+    assert len(names) == 24
+    with pytest.raises(UsageError) as caught:
+        RigidModel.from_mjcf(path)
+    for name in names:
+        assert f"{name!r}" in str(caught.value)
+    for element in (*spec.equalities, *spec.actuators, *spec.tendons, *spec.sensors):
+        spec.delete(element)
+    for geom in geoms:
+        geom.contype = geom.conaffinity = 0
+    spec.compile()
+    stripped = tmp_path / "quadruped.xml"
+    stripped.write_text(spec.to_xml(), encoding="utf-8")
+    _check(stripped, 100)
+
+
 def test_substep_equals_mujoco(chain_path: Path) -> None:
     """A substep in the air is MuJoCo's Euler step with implicit damping."""
     source, model = _reference(chain_path), _aloft(chain_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -101,6 +102,6 @@ def test_an_elastic_column_settles_as_a_bar_does() -> None:
         exact = DENSITY * GRAVITY / young * (tall * y - 0.5 * y * y)
         found = state.x[0, :, 1].numpy() + WALL * spacing - y
         errors.append(float(np.abs(found - exact).max() / np.abs(exact).max()))
-    orders = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert errors[-1] < 0.04, errors
     assert min(orders) > 0.9, orders

@@ -56,7 +56,7 @@ class Discs:
         axes = np.stack([right, up, -forward])
         return cls(center[seen] * n, radius[seen] * n, depth[seen], balls.centers[seen], size, balls.colors[seen], axes)
 
-    def moved(self, by: FloatArray) -> Discs:
+    def moved(self, by: npt.NDArray[np.int64]) -> Discs:
         """The same in a picture whose first sample lies at `by`, shape [2]."""
         return Discs(self.center - by, self.radius, self.depth, self.position, self.size, self.color, self.axes)
 
@@ -64,7 +64,7 @@ class Discs:
         """Position [m], normal and colour of points on the balls, shape [9, P]."""
         normal = self._normals(ball, sample % columns, sample // columns)
         position = self.position[ball] + self.size[ball, None] * normal
-        return np.concatenate([position, normal, self.color[ball]], axis=1).T.astype(np.float32)
+        return np.asarray(np.concatenate([position, normal, self.color[ball]], axis=1).T, dtype=np.float32)
 
     def _normals(
         self, ball: npt.NDArray[np.int64], column: npt.NDArray[np.int64], row: npt.NDArray[np.int64]

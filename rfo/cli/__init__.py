@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from rfo.cli.parser import build_parser
-from rfo.core.errors import SimulationDivergedError, UsageError
+from rfo.core.errors import EngineLimitError, SimulationDivergedError, UsageError
 
 __all__ = ["main"]
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except UsageError as error:
         return _fail(error, 2)
-    except (SimulationDivergedError, FloatingPointError) as error:
+    except (SimulationDivergedError, EngineLimitError, FloatingPointError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         print("rfo: stopped", file=sys.stderr)

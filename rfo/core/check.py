@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rfo.core.errors import SimulationDivergedError
+from rfo.core.errors import EngineLimitError, SimulationDivergedError
 from rfo.core.machine import require_machine
 from rfo.core.shell import VectorEnv
 from rfo.core.task import State, Task, TaskSpec
@@ -145,7 +145,7 @@ def _attempted(name: str, look: Callable[[Task, int, int], Check], task: Task, n
     """Returns the finding, or the error that a task raises where it keeps tensors of another batch or window."""
     try:
         return look(task, n, seed)
-    except SimulationDivergedError as error:
+    except (EngineLimitError, SimulationDivergedError) as error:
         return Check(name, False, float("inf"), 0.0, str(error))
     except RuntimeError as error:
         reason = (str(error).splitlines() or ["no message"])[0]

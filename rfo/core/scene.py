@@ -1,4 +1,4 @@
-"""What a task hands to a renderer: triangle meshes, nothing of the engine that moved them."""
+"""What a task hands to a renderer: triangle meshes and balls, nothing of the engine that moved them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Scene", "SceneMesh"]
+__all__ = ["Scene", "SceneBalls", "SceneMesh"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,21 @@ class SceneMesh:
 
 
 @dataclass(frozen=True)
+class SceneBalls:
+    """Balls of one radius, such as the particles of a fluid.
+
+    Attributes:
+        centers: Positions [m], shape [ball_count, 3].
+        radius: [m].
+        colors: Linear RGB in [0, 1], shape [ball_count, 3].
+    """
+
+    centers: npt.NDArray[np.float64]
+    radius: float
+    colors: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Scene:
     """The picture of one environment at one instant, y up, ground at y = 0.
 
@@ -35,8 +50,10 @@ class Scene:
         meshes: Everything to draw, the ground excepted.
         focus: Point that the camera follows [m], shape [3].
         extent: Radius of what should fill the picture [m].
+        balls: Balls to draw besides the meshes.
     """
 
     meshes: tuple[SceneMesh, ...]
     focus: npt.NDArray[np.float64]
     extent: float
+    balls: tuple[SceneBalls, ...] = ()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfo.core.errors import SimulationDivergedError
+from rfo.core.errors import EngineLimitError, SimulationDivergedError
 from rfo.core.task import Observation, State, Task
 
 __all__ = ["Transition", "VectorEnv"]
@@ -83,11 +83,11 @@ class VectorEnv:
             action: Shape [N, action_dim]; clipped to [-1, 1], with zero gradient outside.
 
         Raises:
-            SimulationDivergedError: A state or reward is not finite.
+            SimulationDivergedError: A state or reward is not finite, or the engine refused the step.
         """
         task, state = self.task, self.state
         action = action.clamp(-1.0, 1.0)
-        next_state = task.dynamics(state, action)
+        next_state = self._advance(state, action)
         reward = task.reward(state, action, next_state)
         self.elapsed = self.elapsed + 1
         self._require_finite(state, action, {**next_state, "reward": reward})
@@ -115,6 +115,16 @@ class VectorEnv:
         self.elapsed = state_dict["elapsed"].clone()
         self.generator.set_state(state_dict["generator"])
 
+    def _advance(self, state: State, action: Tensor) -> State:
+        try:
+            return self.task.dynamics(state, action)
+        except EngineLimitError as error:
+            index, replay = error.env_index, _replay(state, action)
+            step = int(self.elapsed[index]) + 1
+            raise SimulationDivergedError(
+                self.task.spec.id, index, step, "state", replay, problem=error.problem, advice=error.advice
+            ) from error
+
     def _reset_where(self, done: Tensor, state: State) -> State:
         # index_copy rather than torch.where: only the environments that ended are drawn, and their gradient ends here.
         index = done.nonzero().squeeze(1)
@@ -130,5 +140,9 @@ class VectorEnv:
                 if bool(finite.all()):
                     continue
                 index = int((~finite).nonzero()[0])
-                replay = {"state": {key: value.detach() for key, value in state.items()}, "action": action.detach()}
-                raise SimulationDivergedError(self.task.spec.id, index, int(self.elapsed[index]), name, replay)
+                step, replay = int(self.elapsed[index]), _replay(state, action)
+                raise SimulationDivergedError(self.task.spec.id, index, step, name, replay)
+
+
+def _replay(state: State, action: Tensor) -> dict[str, Any]:
+    return {"state": {key: value.detach() for key, value in state.items()}, "action": action.detach()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Fragments", "face_planes", "merge", "rasterise", "signed_areas"]
+__all__ = ["Fragments", "face_planes", "front", "frontmost", "merge", "rasterise", "signed_areas"]
 
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
@@ -34,6 +34,10 @@ class Fragments:
     sample: IntArray
     face: IntArray
     nearness: SingleArray
+
+    def where(self, part: npt.NDArray[np.bool_]) -> Fragments:
+        """Some of them, bool [P]."""
+        return Fragments(self.sample[part], self.face[part], self.nearness[part])
 
 
 def signed_areas(corners: FloatArray) -> FloatArray:
@@ -95,16 +99,21 @@ def rasterise(corners: FloatArray, nearness: FloatArray, width: int, height: int
         sample, near, span = _fill(first[part], count[part], start[part], slope[part])
         kept = _nearest(sample, near, width * height)
         found = Fragments(sample[kept], order[face[low + span[kept]]], near[kept])
-        seen = _front(seen, found, width * height) if low else found
+        seen = front(seen, found, width * height) if low else found
         low = high
     return seen
 
 
-def _front(a: Fragments, b: Fragments, size: int) -> Fragments:
-    """Returns what is in front of two sets of fragments of the same picture."""
+def front(a: Fragments, b: Fragments, size: int) -> Fragments:
+    """Returns what is in front of two sets of fragments of the same picture of `size` samples."""
     sample, near = np.concatenate([a.sample, b.sample]), np.concatenate([a.nearness, b.nearness])
-    kept = _nearest(sample, near, size)
-    return Fragments(sample[kept], np.concatenate([a.face, b.face])[kept], near[kept])
+    return frontmost(sample, np.concatenate([a.face, b.face]), near, size)
+
+
+def frontmost(sample: IntArray, face: IntArray, nearness: SingleArray, size: int) -> Fragments:
+    """Returns the nearest of all fragments at each sample of a picture of `size` samples."""
+    kept = _nearest(sample, nearness, size)
+    return Fragments(sample[kept], face[kept], nearness[kept])
 
 
 def _fill(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfo.core.errors import SimulationDivergedError
+from rfo.core.errors import EngineLimitError, SimulationDivergedError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, State, Task, TaskSpec
 
@@ -193,6 +193,27 @@ def test_divergence_names_environment_step_and_tensor(tensor: str) -> None:
     assert error.replay["action"][:, 0].tolist() == [0.0, 0.0, 1.0]  # as the dynamics saw it
     replayed = env.task.dynamics(error.replay["state"], error.replay["action"])
     assert tensor == "reward" or not replayed["x"][2].isfinite()
+
+
+def test_an_engine_that_refuses_a_step_is_divergence() -> None:
+    """The engine's own words come with the task, the environment, the step of its episode and what replays."""
+
+    class Limited(Sum):
+        def dynamics(self, state: State, action: Tensor) -> State:
+            if bool((action > 0.9).any()):
+                raise EngineLimitError(2, "matter left the domain", "enlarge it")
+            return super().dynamics(state, action)
+
+    env = _env(task=Limited(dtype=torch.float64))
+    env.step(_zeros())
+    action = _zeros()
+    action[2] = 5.0
+    message = "sum: matter left the domain in environment 2 at control step 2; enlarge it"
+    with pytest.raises(SimulationDivergedError, match=message) as caught:
+        env.step(action)
+    assert caught.value.tensor == "state"
+    with pytest.raises(EngineLimitError):
+        env.task.dynamics(caught.value.replay["state"], caught.value.replay["action"])
 
 
 def test_large_finite_values_are_no_divergence() -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rfo.core.colors import PROP, linear_from_srgb
-from rfo.core.scene import SceneMesh
+from rfo.core.scene import SceneBalls, SceneMesh
 from rfo.core.task import CheckSituation, Observation, State
 from rfo.sim.mpm import Ground, box, box_shell, lattice, water
 from rfo.sim.mpm.tools import quaternion_about, smooth_clamp
 from rfo_envs.mpm.manipulation import SCALE, Manipulation, manipulation_spec
-from rfo_envs.mpm.matter import Floats, particle_mesh, state_of, tool_mesh
+from rfo_envs.mpm.matter import Floats, particle_balls, state_of, tool_mesh
 
 __all__ = ["FluidMove", "FluidMoveQuick"]
 
@@ -49,6 +49,7 @@ class FluidMove(Manipulation):
     view = ((0.0, 0.2, 0.0), 0.35)
     wall = 0.04  # two cells [m]: thinner walls let water through
     tools = (box_shell(HOLLOW, wall),)
+    stride = 0.01  # largest motion of the box in a control step [m]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -66,7 +67,7 @@ class FluidMove(Manipulation):
 
     def moved(self, joint: Tensor, action: Tensor) -> Tensor:
         """The centre of the box's hollow [m], [N, 3]."""
-        return smooth_clamp(joint + 0.01 * action, self._low, self._high, self._bend)
+        return smooth_clamp(joint + self.stride * action, self._low, self._high, self._bend)
 
     def poses(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """Where the box is; it stays upright."""
@@ -103,9 +104,12 @@ class FluidMove(Manipulation):
         return BLUE
 
     def props(self, state: Mapping[str, Floats]) -> Sequence[SceneMesh]:
-        """The target, and the box without its front."""
-        mark = particle_mesh(state["target"][None], 0.02, linear_from_srgb([0.9, 0.6, 0.2]))
-        return [mark, *_box_meshes(state["joint"], 0.01)]
+        """The box without its front."""
+        return _box_meshes(state["joint"], 0.01)
+
+    def marks(self, state: Mapping[str, Floats]) -> Sequence[SceneBalls]:
+        """The target."""
+        return [particle_balls(state["target"][None], 0.02, linear_from_srgb([0.9, 0.6, 0.2]))]
 
     def check_situations(self, generator: torch.Generator, n: int) -> dict[str, CheckSituation]:
         """Water pressed against the moving box."""
@@ -113,7 +117,7 @@ class FluidMove(Manipulation):
 
 
 class FluidMoveQuick(FluidMove):
-    """The same with 400 particles on a grid twice as coarse, 64 of them observed."""
+    """The same with 400 particles on a grid twice as coarse, 64 of them observed, in a box half as fast."""
 
     spec = manipulation_spec("fluid-move-quick", joints=3, points=64, control_dt=0.02, target=(3,))
     counts = (8, 5, 10)
@@ -121,6 +125,7 @@ class FluidMoveQuick(FluidMove):
     substeps = 20
     wall = 0.08
     tools = (box_shell(HOLLOW, wall),)
+    stride = 0.005
 
 
 def _box_meshes(at: Floats, thick: float) -> list[SceneMesh]:

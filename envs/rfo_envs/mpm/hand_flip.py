@@ -114,9 +114,14 @@ class HandFlip(Manipulation):
 
 
 class HandFlipQuick(HandFlip):
-    """The same with 390 particles on a coarser grid, 64 of them observed."""
+    """The same with 390 particles of a softer dough on a coarser grid, 64 of them observed.
+
+    The published yield stress is thirty times what the slab's weight can bend: fingers turn that slab over as a board.
+    This dough bends where they lift it.
+    """
 
     spec = manipulation_spec("hand-flip-quick", joints=24, points=64)
     counts = (13, 3, 10)
     nodes = 32
     substeps = 25
+    material = plasticine(young=4000.0, poisson=0.2, yield_stress=20.0)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from rfo.core.colors import BODY
-from rfo.core.scene import Scene, SceneMesh
+from rfo.core.scene import Scene, SceneBalls, SceneMesh
 from rfo.core.task import CheckSituation, Observation, State, Task, TaskSpec
 from rfo.sim.mpm import Ground, Material, MpmEngine, MpmModel, MpmState, Shape, lattice
 from rfo.sim.mpm.tools import tool_frames
-from rfo_envs.mpm.matter import Floats, matter_of, observed_points, particle_mesh, state_of
+from rfo_envs.mpm.matter import Floats, matter_of, observed_points, particle_balls, state_of
 
 __all__ = ["SCALE", "Manipulation", "manipulation_spec"]
 
@@ -110,12 +110,16 @@ class Manipulation(Task):
         alone = {key: value[index].detach().cpu().double().numpy() for key, value in state.items()}
         radius = self.ball * self.model.volume ** (1.0 / 3.0)
         centre, extent = self.view
-        matter = particle_mesh(alone["x"], radius, self.colors(alone["x"]))
-        return Scene((matter, *self.props(alone)), np.array(centre), extent)
+        matter = particle_balls(alone["x"], radius, self.colors(alone["x"]))
+        return Scene(tuple(self.props(alone)), np.array(centre), extent, (matter, *self.marks(alone)))
 
     @abstractmethod
     def props(self, state: Mapping[str, Floats]) -> Sequence[SceneMesh]:
         """What is drawn besides the particles, from the state of one environment."""
+
+    def marks(self, state: Mapping[str, Floats]) -> Sequence[SceneBalls]:
+        """What is marked by balls, from the state of one environment."""
+        return ()
 
     def colors(self, x: Floats) -> Floats:
         """Linear RGB of the particles, [3] or [P, 3]."""

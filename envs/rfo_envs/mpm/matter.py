@@ -9,11 +9,11 @@ import trimesh
 from torch import Tensor
 
 from rfo.core.colors import PROP
-from rfo.core.scene import SceneMesh
+from rfo.core.scene import SceneBalls, SceneMesh
 from rfo.core.task import State
 from rfo.sim.mpm import MpmState, Shape
 
-__all__ = ["Floats", "matter_of", "observed_points", "particle_mesh", "state_of", "tool_mesh"]
+__all__ = ["Floats", "matter_of", "observed_points", "particle_balls", "state_of", "tool_mesh"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,20 +34,15 @@ def observed_points(particle_count: int, count: int, device: torch.device) -> Te
     return order.sort().values.to(device)
 
 
-def particle_mesh(x: Floats, radius: float, color: Floats) -> SceneMesh:
-    """One octahedron for each particle, shaded as a ball.
+def particle_balls(x: Floats, radius: float, color: Floats) -> SceneBalls:
+    """Particles as balls.
 
     Args:
         x: Positions [m], shape [P, 3].
         radius: [m].
         color: Linear RGB, shape [3] or [P, 3].
     """
-    corners = radius * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=np.float64)
-    faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-    vertices = (x[:, None] + corners).reshape(-1, 3)
-    all_faces = (faces + 6 * np.arange(len(x))[:, None, None]).reshape(-1, 3)
-    colors = np.repeat(np.broadcast_to(color, (len(x), 3)), 6, axis=0)
-    return SceneMesh(vertices, all_faces, colors, smooth=True)
+    return SceneBalls(x, radius, np.array(np.broadcast_to(color, (len(x), 3))))
 
 
 def tool_mesh(shape: Shape, position: Floats, rotation: Floats, color: Floats = PROP) -> SceneMesh:

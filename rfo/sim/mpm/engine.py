@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rfo.core.errors import UsageError
-from rfo.sim.bridge import scalar_name
+from rfo.sim.bridge import scalar_name, warp_device
 from rfo.sim.kernel import Kernel, lanes_for
-from rfo.sim.mpm.grid import GridOperation
+from rfo.sim.mpm.launches import Launches, ThreadLaunches, VectorLaunches
 from rfo.sim.mpm.laws import FRAME, particle_law
 from rfo.sim.mpm.limits import require_limits
 from rfo.sim.mpm.model import MpmModel
-from rfo.sim.mpm.transfer import FLAGS, Transfers
+from rfo.sim.mpm.transfer import FLAGS
 from rfo.sim.mpm.workspace import MpmWorkspace
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
 
@@ -52,12 +52,14 @@ class MpmEngine(Physics):
         model: Matter, tools and domain.
         dt: Substep [s].
         substeps: Substeps per control step.
-        device: Torch device; the transfers exist for CPUs only.
+        device: Torch device.
         dtype: float32 or float64.
         threads: Cores to use; None for all.
         store: What a step keeps for its adjoint (`rfo.sim.simulation.Simulation`).
         capture: Record schedules as graphs.
         parameter_gradients: Carry gradients to the particles' masses, volumes and material parameters too.
+        transfers: How particles and grid exchange momentum: by "vectors", which only CPUs have, or by "threads", which
+            CPUs run slowly; None for what suits the device.
     """
 
     outputs = ("x", "v", "c", "s", "flags")
@@ -75,11 +77,13 @@ class MpmEngine(Physics):
         store: Store = "auto",
         capture: bool = True,
         parameter_gradients: bool = False,
+        transfers: Literal["vectors", "threads"] | None = None,
     ) -> None:
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
-        if self.device.type != "cpu":
-            raise UsageError(f"MPM runs on the CPU only, not on {self.device}; pass device=cpu")
+        cuda = self.device.type == "cuda"
+        if cuda and transfers == "vectors":
+            raise UsageError(f"transfers by vectors run on CPUs only, not on {self.device}; leave transfers out")
         count, law = model.particle_count, particle_law(model.material, dt, model.spacing)
         self.inputs = {
             "x": (count, 3),
@@ -90,18 +94,20 @@ class MpmEngine(Physics):
             "tools": (substeps, len(model.tools), FRAME),
             "figures": (count, *law.inputs["figures"].shape),
         }
-        self.stride = -(-count // WIDTH) * WIDTH
+        threads_each = cuda or transfers == "threads"
+        width = lanes_for("", cuda=True) if threads_each else WIDTH
+        self.stride = -(-count // width) * width
         name = scalar_name(dtype)
-        self.vector = lanes_for(name, cuda=False)
-        self.particle = Kernel(law, name, self.vector)
+        self.vector = lanes_for(name, cuda=cuda)
+        self.particle = Kernel(law, name, self.vector, cuda)
         carried = {key: access for key, access in law.outputs.items() if key != "reach"}
         wrt = ["c", "s", *(["figures"] if parameter_gradients else [])]
         self.particle_adjoint = Kernel(
-            replace(law, outputs=carried).adjoint(wrt, accumulate=["figures"]), name, self.vector
+            replace(law, outputs=carried).adjoint(wrt, accumulate=["figures"]), name, self.vector, cuda
         )
         self.parameter_gradients = parameter_gradients
-        self.transfers = Transfers(model, name, dt, self.stride, model.node_count)
-        self.grid = GridOperation(model, name, dt)
+        kind = ThreadLaunches if threads_each else VectorLaunches
+        self.launches: Launches = kind(model, name, dt, self.stride, warp_device(self.device))
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
 
     def step(self, state: MpmState, tools: Tensor | None = None, figures: Tensor | None = None) -> MpmState:

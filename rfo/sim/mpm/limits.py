@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rfo.core.errors import EngineLimitError
 from rfo.sim.mpm.model import MpmModel
 
 __all__ = ["MpmLimitError", "require_limits"]
 
+SUBSTEPS = "try more substeps, slower tools or a smaller learning rate"
 
-class MpmLimitError(RuntimeError):
-    """A particle left the domain or was deformed further in one substep than its material's law holds.
 
-    Attributes:
-        env_index: First environment in which it happened.
-    """
-
-    def __init__(self, env_index: int, message: str) -> None:
-        self.env_index = env_index
-        super().__init__(f"MPM: {message} in environment {env_index}")
+class MpmLimitError(EngineLimitError):
+    """A particle left the domain or was deformed further in one substep than its material's law holds."""
 
 
 def require_limits(flags: Tensor, model: MpmModel) -> None:
@@ -31,7 +26,9 @@ def require_limits(flags: Tensor, model: MpmModel) -> None:
     index = int(bad.nonzero()[0])
     reach, outside, beyond = flags[index].tolist()
     if outside:
-        raise MpmLimitError(index, "particles left the domain; enlarge it, or take more substeps")
+        problem = "particles left the domain of the grid or are not finite"
+        raise MpmLimitError(index, problem, f"enlarge it, or {SUBSTEPS}")
     if beyond:
-        raise MpmLimitError(index, "particles spread over more nodes than a box may hold; raise the capacity")
-    raise MpmLimitError(index, f"a strain of {reach:.2g} in one substep, {limit:.2g} allowed; take more substeps")
+        raise MpmLimitError(index, "particles spread over more nodes than a box may hold", "raise the capacity")
+    problem = f"particles were strained by {reach:.2g} in one substep, of which their law allows {limit:.2g},"
+    raise MpmLimitError(index, problem, SUBSTEPS)

@@ -40,7 +40,8 @@ class MpmModel:
         nodes: Grid nodes along x, y, z.
         origin: Position of the first node [m]; None puts the ground, `margin` nodes up, at y = 0 and x = z = 0 in the
             middle.
-        margin: Layers of nodes at each face that act as its wall.
+        margin: Layers of nodes at each face that act as its wall. Matter is stopped where no free node reaches it, one
+            and a half spacings beyond the first free node: a column that is to fill a vessel must begin there.
         gravity: Acceleration along y [m/s²].
         ground: Floor.
         tools: Shapes of the tools.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rfo.sim.trace import maximum, minimum, sqrt
+from rfo.sim.trace import maximum, minimum, select, sqrt
 
 __all__ = ["Distance", "Shape", "box", "box_shell", "capsule", "rounded_box", "sphere"]
 
@@ -42,14 +42,16 @@ def rounded_box(point: Any, figures: Any) -> Any:
 def open_box(point: Any, figures: Any) -> Any:
     """Distance to the walls of a box that is open above.
 
-    `figures` are the half extents of the hollow and the walls' thickness. What lies inside the hollow, below its rim,
-    is pushed by the nearest of bottom and sides; what lies elsewhere meets the outer box.
+    `figures` are the half extents of the hollow and the walls' thickness. Inside the walls the distance is that of the
+    hollow, whatever lies nearer: matter stops up to one and a half grid cells deep in a wall, and a normal that turned
+    outward half-way would let it through.
     """
     half, wall = figures[:3], figures[3]
     over = abs(point) - half
     hollow = -_box_distance(np.array([over[0], -half[1] - point[1], over[2]]))
     centred = point + wall * np.array([0.0, 0.5, 0.0])
-    return maximum(_box_distance(abs(centred) - (half + wall * np.array([1.0, 0.5, 1.0]))), hollow)
+    outer = _box_distance(abs(centred) - (half + wall * np.array([1.0, 0.5, 1.0])))
+    return select(outer, maximum(outer, hollow), hollow)
 
 
 def _box_distance(beyond: Any) -> Any:

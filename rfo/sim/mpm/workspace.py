@@ -105,26 +105,19 @@ class MpmWorkspace(Workspace):
         size = len(self._engine.model.tools) * self._engine.inputs["tools"][2]
         return tools.array[:, substep * size : (substep + 1) * size] if size else tools.array
 
-    def _launch(self, kernel: Any, names: list[str], arrays: dict[str, Any]) -> None:
-        inputs = [self._engine.model.particle_count, *(arrays[name] for name in names)]
-        wp.launch(kernel, dim=self._packs, inputs=inputs, device=self._device, record_tape=False)
-
     def _to_grid(self, arrays: dict[str, Any]) -> None:
         """Deforms the particles and brings their momentum to the grid, and the grid to its velocity."""
         engine = self._engine
         elements = engine.stride // engine.vector
         engine.particle.launch(arrays, elements=elements, packs=self._packs, device=self._device)
-        self._launch(engine.transfers.scatter, ["x", "v", "a", "figures", "reach", "grid", "flags", "box"], arrays)
-        tools = ["tools"] if engine.model.tools else []
-        self._launch(engine.grid.forward, ["grid", "velocity", *tools, "box"], arrays)
+        engine.launches.to_grid(arrays, self._packs)
 
     def forward(self) -> None:
         """Launches the substeps."""
         for substep in range(self._engine.substeps):
             arrays = self._arrays(substep)
             self._to_grid(arrays)
-            arrays = {**arrays, "grid": arrays["velocity"]}
-            self._launch(self._engine.transfers.gather, ["grid", "x", "x_next", "v_next", "c_next", "box"], arrays)
+            self._engine.launches.from_grid(arrays, self._packs)
 
     def adjoint(self) -> None:
         """Launches the adjoint substeps, last first; each replaces the adjoints of the state in place."""
@@ -137,11 +130,6 @@ class MpmWorkspace(Workspace):
             arrays = {**self._arrays(substep), **bars}
             arrays["bar_tools"] = self._frames(self._bars["tools"], substep)
             self._to_grid(arrays)
-            names = ["grid", "x", "v_next", "bar_x", "bar_v", "bar_c", "bar_grid", "box"]
-            self._launch(engine.transfers.gather_adjoint, names, {**arrays, "grid": arrays["velocity"]})
-            tools = ["tools", "bar_tools"] if engine.model.tools else []
-            self._launch(engine.grid.adjoint, ["grid", "bar_grid", *tools, "box"], arrays)
-            names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures", "box"]
-            self._launch(engine.transfers.scatter_adjoint, names, arrays)
+            engine.launches.adjoint(arrays, self._packs)
             elements = engine.stride // engine.vector
             engine.particle_adjoint.launch(arrays, elements=elements, packs=self._packs, device=self._device)

@@ -28,6 +28,7 @@ def test_a_step_keeps_what_the_spec_says(task_class: type[Task]) -> None:
     scene = task.scene(env.state, 0)
     assert all(mesh.faces.max() < len(mesh.vertices) for mesh in scene.meshes)
     assert all(len(mesh.colors) == len(mesh.vertices) for mesh in scene.meshes)
+    assert len(scene.balls[0].centers) == task.engine.model.particle_count  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("task_class", QUICK)
@@ -70,7 +71,7 @@ def test_the_pin_flattens() -> None:
     env.reset()
     with torch.no_grad():
         for t in range(60):
-            env.step(torch.tensor([[1.0 if t % 40 < 20 else -1.0, -1.0, 0.0]]))
+            env.step(torch.tensor([[1.0 if t % 40 < 20 else -1.0, -1.0, -1.0 if t % 40 < 20 else 1.0]]))
     assert float(task.metrics(env.state)["height"][0]) < 0.05
 
 
@@ -82,10 +83,26 @@ def test_carried_water_follows_and_is_not_spilt() -> None:
     start = env.state["x"].mean(dim=1)
     with torch.no_grad():
         for _ in range(40):
-            env.step(torch.tensor([[0.3, 0.1, 0.0]]))
+            env.step(torch.tensor([[0.6, 0.2, 0.0]]))
     moved = env.state["x"].mean(dim=1) - start
     assert float(moved[0, 0]) == pytest.approx(0.12, abs=0.02)
     assert float(task.metrics(env.state)["spilt"][0]) < 0.02
+
+
+def test_the_box_is_tight() -> None:
+    """Water in a box at rest, wherever it stands in the grid, neither leaks nor sinks into the bottom."""
+    task = FluidMoveQuick(threads=1)
+    state = task.initial_state(torch.Generator().manual_seed(0), 3)
+    low = (state["x"][..., 1] - state["joint"][:, None, 1]).amin(dim=1)
+    shift = torch.tensor([0.0, 0.011, 0.027])
+    state["x"] = state["x"] + torch.stack([shift, shift, shift], dim=1)[:, None]
+    state["joint"] = state["joint"] + torch.stack([shift, shift, shift], dim=1)
+    with torch.no_grad():
+        for _ in range(80):
+            state = task.dynamics(state, torch.zeros(3, 3))
+    assert float(task.spilt(state).max()) < 1e-3
+    sunk = low - (state["x"][..., 1] - state["joint"][:, None, 1]).amin(dim=1)
+    assert float(sunk.max()) < 0.02
 
 
 def test_spilt_water_has_a_gradient() -> None:

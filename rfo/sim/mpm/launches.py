@@ -1,0 +1,120 @@
+"""The launches of one substep around the law of a particle, in vectors for CPUs and in threads for CUDA."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import warp as wp
+
+from rfo.sim.mpm.grid import GridOperation
+from rfo.sim.mpm.model import MpmModel
+from rfo.sim.mpm.threads import SEARCHERS, ThreadKernels
+from rfo.sim.mpm.transfer import Transfers
+
+__all__ = ["Launches", "ThreadLaunches", "VectorLaunches"]
+
+Arrays = Mapping[str, Any]
+
+
+class Launches(ABC):
+    """What a substep does between particles and grid; `arrays` are Warp arrays by name.
+
+    Args:
+        model: Matter, tools and domain.
+        device: Warp device.
+    """
+
+    def __init__(self, model: MpmModel, device: Any) -> None:
+        self._count, self._device = model.particle_count, device
+        self._tools = ["tools"] if model.tools else []
+
+    @abstractmethod
+    def to_grid(self, arrays: Arrays, packs: int) -> None:
+        """Finds the box, scatters momentum and mass, and makes velocity of them."""
+
+    @abstractmethod
+    def from_grid(self, arrays: Arrays, packs: int) -> None:
+        """Gathers the particles' next velocities, velocity gradients and places."""
+
+    @abstractmethod
+    def adjoint(self, arrays: Arrays, packs: int) -> None:
+        """Carries the adjoints of the next state back, after `to_grid`."""
+
+    def _launch(self, kernel: Any, names: Sequence[str], arrays: Arrays, dim: int) -> None:
+        inputs = [self._count, *(arrays[name] for name in (*names, "box"))]
+        wp.launch(kernel, dim=dim, inputs=inputs, device=self._device, record_tape=False)
+
+
+_SCATTER = ["x", "v", "a", "figures"]
+_GATHER = ["grid", "x", "x_next", "v_next", "c_next"]
+_GATHER_ADJOINT = ["grid", "x", "v_next", "bar_x", "bar_v", "bar_c", "bar_grid"]
+_SCATTER_ADJOINT = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures"]
+
+
+class VectorLaunches(Launches):
+    """One CPU thread works through an environment.
+
+    Args:
+        model: Matter, tools and domain.
+        dtype: "float32" or "float64".
+        dt: Substep [s].
+        stride: Particles, padded to whole vectors.
+        device: Warp device.
+    """
+
+    def __init__(self, model: MpmModel, dtype: str, dt: float, stride: int, device: Any) -> None:
+        super().__init__(model, device)
+        self._transfers = Transfers(model, dtype, dt, stride, model.node_count)
+        self._grid = GridOperation(model, dtype, dt)
+
+    def to_grid(self, arrays: Arrays, packs: int) -> None:
+        """Two launches."""
+        self._launch(self._transfers.scatter, [*_SCATTER, "reach", "grid", "flags"], arrays, packs)
+        self._launch(self._grid.forward, ["grid", "velocity", *self._tools], arrays, packs)
+
+    def from_grid(self, arrays: Arrays, packs: int) -> None:
+        """One launch."""
+        self._launch(self._transfers.gather, _GATHER, {**arrays, "grid": arrays["velocity"]}, packs)
+
+    def adjoint(self, arrays: Arrays, packs: int) -> None:
+        """Three launches."""
+        velocity = {**arrays, "grid": arrays["velocity"]}
+        tools = ["tools", "bar_tools"] if self._tools else []
+        self._launch(self._transfers.gather_adjoint, _GATHER_ADJOINT, velocity, packs)
+        self._launch(self._grid.adjoint, ["grid", "bar_grid", *tools], arrays, packs)
+        self._launch(self._transfers.scatter_adjoint, _SCATTER_ADJOINT, arrays, packs)
+
+
+class ThreadLaunches(Launches):
+    """One thread for each particle, and one for each node that the box may hold; arguments as above."""
+
+    def __init__(self, model: MpmModel, dtype: str, dt: float, stride: int, device: Any) -> None:
+        super().__init__(model, device)
+        self._kernels = ThreadKernels(model, dtype, dt, stride)
+        self._stride, self._nodes = stride, model.node_count
+
+    def to_grid(self, arrays: Arrays, packs: int) -> None:
+        """Five launches."""
+        kernels = self._kernels
+        self._launch(kernels.reset, [], arrays, packs)
+        self._launch(kernels.search, ["x", "reach", "flags"], arrays, packs * SEARCHERS)
+        self._launch(kernels.clear, ["grid"], arrays, packs * self._nodes)
+        self._launch(kernels.scatter, [*_SCATTER, "grid"], arrays, packs * self._stride)
+        self._launch(kernels.grid, ["grid", "velocity", *self._tools], arrays, packs * self._nodes)
+
+    def from_grid(self, arrays: Arrays, packs: int) -> None:
+        """One launch."""
+        velocity = {**arrays, "grid": arrays["velocity"]}
+        self._launch(self._kernels.gather, _GATHER, velocity, packs * self._stride)
+
+    def adjoint(self, arrays: Arrays, packs: int) -> None:
+        """Four launches."""
+        kernels, particles, nodes = self._kernels, packs * self._stride, packs * self._nodes
+        velocity, bar_grid = {**arrays, "grid": arrays["velocity"]}, {**arrays, "grid": arrays["bar_grid"]}
+        tools = ["tools", "bar_tools"] if self._tools else []
+        self._launch(kernels.clear, ["grid"], bar_grid, nodes)
+        self._launch(kernels.gather_adjoint, _GATHER_ADJOINT, velocity, particles)
+        self._launch(kernels.grid_adjoint, ["grid", "bar_grid", *tools], arrays, nodes)
+        self._launch(kernels.scatter_adjoint, _SCATTER_ADJOINT, arrays, particles)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rfo.sim.fem.contact import Ground, HeightField, Plane, Shape, damped_share, obstacle_surface, ramped
-from rfo.sim.fem.laws import CONTACT_PARAMETERS, POSE
-from rfo.sim.law import Access, Corners, Fixed, Item, Law, Single, Table, Uniform
+from rfo.sim.fem.contact import Ground, Plane, Shape, damped_share, obstacle_surface, ramped
+from rfo.sim.fem.laws import CONTACT_PARAMETERS, vertex_inputs
+from rfo.sim.law import Access, Corners, Fixed, Item, Law, Single, Uniform
 from rfo.sim.tangent import forward
 from rfo.sim.trace import constant, maximum, select, sqrt
 
@@ -114,20 +114,7 @@ def vertex_residual(
             force = force + reaction(distance, normal, carried, v, contact, ramp)
         return {"r": mass * (v - v_start) - dt * force}
 
-    inputs: dict[str, Access] = {
-        "x": Item((3,)),
-        "v": Item((3,)),
-        "v_start": Item((3,)),
-        "mass": Fixed(),
-        "dt": Uniform(),
-        "gravity": Uniform((3,)),
-        "contact": Uniform((4,)),
-    }
-    inputs |= {name: Single() for name in CONTACT_PARAMETERS if name in varied}
-    if isinstance(floor, HeightField):
-        inputs["heights"] = Table()
-    if obstacles:
-        inputs |= {"obstacles": Corners((len(obstacles), POSE), "obstacle_index"), "time": Uniform()}
+    inputs = {"v_start": Item((3,)), **vertex_inputs(floor, obstacles, varied)}
     return Law("vertex_residual", function, inputs, {"r": Item((3,), accumulate=True)})
 
 

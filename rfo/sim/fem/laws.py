@@ -12,7 +12,16 @@ from rfo.sim.fem.material import Energy, Strain, damping_objective, damping_visc
 from rfo.sim.kernel import Access, Corners, Fixed, Item, Law, Single, Table, Uniform
 from rfo.sim.trace import constant, reverse
 
-__all__ = ["CONTACT_PARAMETERS", "POSE", "TET_PARAMETERS", "Activation", "Damping", "tetrahedron_law", "vertex_law"]
+__all__ = [
+    "CONTACT_PARAMETERS",
+    "POSE",
+    "TET_PARAMETERS",
+    "Activation",
+    "Damping",
+    "tetrahedron_law",
+    "vertex_inputs",
+    "vertex_law",
+]
 
 Activation = Literal["fiber", "volumetric"]
 Damping = Literal["viscous", "objective"]
@@ -134,10 +143,15 @@ def vertex_law(
             v_next = respond(distance, normal, carried, v_next, step, contact, ramp)
         return {"x_next": x + dt * v_next, "v_next": v_next}
 
+    inputs = {"f": Item((3,)), **vertex_inputs(floor, obstacles, varied)}
+    return Law("vertex", advance, inputs, {"x_next": Item((3,)), "v_next": Item((3,))})
+
+
+def vertex_inputs(floor: Ground, obstacles: Sequence[Shape], varied: Collection[str]) -> dict[str, Access]:
+    """What the law of a vertex reads beside forces, whatever integrates it; arguments as of `vertex_law`."""
     inputs: dict[str, Access] = {
         "x": Item((3,)),
         "v": Item((3,)),
-        "f": Item((3,)),
         "mass": Fixed(),
         "dt": Uniform(),
         "gravity": Uniform((3,)),
@@ -149,7 +163,7 @@ def vertex_law(
     if obstacles:
         # Every vertex reads the same entries: corners whose indices are the obstacles' own.
         inputs |= {"obstacles": Corners((len(obstacles), POSE), "obstacle_index"), "time": Uniform()}
-    return Law("vertex", advance, inputs, {"x_next": Item((3,)), "v_next": Item((3,))})
+    return inputs
 
 
 def _symmetric(entries: Any) -> Any:

@@ -162,19 +162,21 @@ def _plot_scaling(found: Scaling) -> Figure:
     labels = {"envs": "environments N", "horizon": "horizon H", "elements": "elements"}
     rows: list[list[PowerPanel]] = [[], []]
     for sweep in found.sweeps:
-        costs = [(getattr(point, sweep.axis), point.costs()) for point in sweep.points]
-        for row, units in zip(rows, (("_s",), ("_bytes",)), strict=True):
-            series = {
-                f"{_plain(name)}: {sweep.exponents[name]:.2f}": [(x, cost[name]) for x, cost in costs if name in cost]
-                for name in sweep.exponents
-                if name.partition(",")[0].endswith(units)
-            }
-            row.append(PowerPanel(labels[sweep.axis], "seconds of a window" if row is rows[0] else "bytes", series))
+        for row, unit, label in zip(rows, ("_s", "_bytes"), ("seconds of a window", "bytes"), strict=True):
+            row.append(PowerPanel(labels[sweep.axis], label, _lines(sweep, unit)))
     cores = f"{found.threads} thread{'s' * (found.threads > 1)}"
-    return plot_powers(rows, title=f"{found.env}, {cores}, {found.device}, {found.dtype}; slopes beside the names")
+    return plot_powers(rows, title=f"{found.env}, {cores}, {found.device}, {found.dtype}; exponents beside the names")
 
 
-def _plain(name: str) -> str:
-    """Turns "gradient_s, control" into "gradient, control"."""
-    cost, comma, store = name.partition(",")
-    return cost.removesuffix("_s").removesuffix("_bytes").replace("gradient", "forward + backward") + comma + store
+def _lines(sweep: Sweep, unit: str) -> dict[str, list[tuple[float, float]]]:
+    """The costs of one unit, named with their exponents; a cost that is the same for every store is one line."""
+    costs = [(float(getattr(point, sweep.axis)), point.costs()) for point in sweep.points]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, exponent in sweep.exponents.items():
+        cost, _, store = name.partition(", ")
+        line = [(size, found[name]) for size, found in costs if name in found]
+        if cost.endswith(unit) and line not in lines.values():
+            shown = {"forward_s": "forward", "gradient_s": "forward + backward"}.get(cost, cost.removesuffix(unit))
+            text = shown if cost in ("forward_s", "window_bytes") else f"{shown}, {store}"
+            lines[f"{text}: {_cell(exponent, 2)}"] = line
+    return lines

@@ -264,7 +264,7 @@ def _style(axis: Axes, x: str, y: str) -> None:
     axis.set_ylabel(y, color=_INK, fontsize=10)
     axis.grid(color=_GRID, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.tick_params(colors=_INK, labelsize=9, length=0)
+    axis.tick_params(which="both", colors=_INK, labelsize=9, length=0)
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(side == "bottom")
         axis.spines[side].set_color("#B9BEC5")

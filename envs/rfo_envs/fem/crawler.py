@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rfo.sim.fem import FemContact
 from rfo_envs.fem.locomotion import Flesh, SoftLocomotion, locomotion_spec
 
 __all__ = ["SoftCrawler"]
@@ -18,4 +19,6 @@ class SoftCrawler(SoftLocomotion):
     spec = locomotion_spec("soft-crawler", muscles=16, landmarks=LANDMARKS)
     body = "soft_crawler"
     landmarks = LANDMARKS
-    flesh = Flesh(strength=1.5e4)  # all of it is muscle: with more it leaps
+    # All of it is muscle: with more strength it leaps. It lies on the ground, where always some vertex just touches:
+    # the spring sets in gently, or the gradient meets a kink.
+    flesh = Flesh(strength=1.5e4, contact=FemContact(stiffness=8000.0, damping=1.0, friction=0.9, ramp=0.002))

@@ -25,6 +25,7 @@ class SoftStarfish(SoftLocomotion):
     spec = locomotion_spec("soft-starfish", muscles=10, landmarks=LANDMARKS)
     body = "soft_starfish"
     landmarks = LANDMARKS
+    activation_rate = 0.15  # with faster muscles its long arms flutter, seven beats a second
     # Hundreds of vertices share the weight: each spring is soft, and sets in gently. Whole arms are muscle: little
     # strength moves them, and more turns tetrahedra inside out.
     flesh = Flesh(strength=1.5e4, contact=FemContact(stiffness=4000.0, damping=1.0, friction=0.9, ramp=0.002))

@@ -13,6 +13,7 @@ from torch import Tensor
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, TaskSpec
+from rfo.policy.encoders import Encoder, PointsName, flat_shapes, make_encoder
 from rfo.policy.normalize import RunningNormalizer
 
 __all__ = ["BaseConfig", "BaseLearner", "Policy", "Stopwatch", "has_widths", "require"]
@@ -36,6 +37,10 @@ def has_widths(hidden: tuple[int, ...]) -> bool:
 
 class BaseConfig(Protocol):
     """The figures that are read here."""
+
+    @property
+    def points(self) -> PointsName:
+        """How point sets are read."""
 
     @property
     def normalizer_floor(self) -> float:
@@ -109,6 +114,7 @@ class BaseLearner(ABC, Generic[ConfigT]):
         self.generators = tuple(torch.Generator(device=self.device).manual_seed(value) for value in seeds)
         self.normalizer = RunningNormalizer(
             spec.observation_shapes,
+            points=config.points,
             dtype=dtype,
             device=self.device,
             std_floor=config.normalizer_floor,
@@ -119,6 +125,15 @@ class BaseLearner(ABC, Generic[ConfigT]):
     @abstractmethod
     def build_networks(self) -> None:
         """Sets `policy`, and other networks; torch's global generator is seeded while this runs."""
+
+    def make_encoder(self) -> Encoder:
+        """Returns an encoder of prepared observations, with networks of its own.
+
+        Raises:
+            UsageError: A key that no encoder reads.
+        """
+        shapes = self.spec.observation_shapes
+        return make_encoder(flat_shapes(shapes) if self.config.points == "flat" else shapes)
 
     @abstractmethod
     def set_up(self) -> None:

@@ -44,8 +44,7 @@ class BPTT(Learner[BPTTConfig]):
     def build_networks(self) -> None:
         """Builds the policy."""
         config = self.config
-        shapes, size = self.spec.observation_shapes, self.spec.action_dim
-        self.policy = make_free_gaussian(shapes, size, config.actor_hidden, config.log_std)
+        self.policy = make_free_gaussian(self.make_encoder(), self.spec.action_dim, config.actor_hidden, config.log_std)
 
     def improve(self, window: Window, normalization: Normalization, progress: float, watch: Stopwatch) -> Figures:
         """Takes one step of the actor."""

@@ -28,7 +28,6 @@ from rfo.flow.integrate import SOLVERS, SolverName
 from rfo.flow.velocity import Velocity
 from rfo.policy.action_critics import ActionCritics
 from rfo.policy.critics import frozen
-from rfo.policy.encoders import make_encoder
 from rfo.policy.flow import FlowPolicy
 from rfo.policy.normalize import Normalization
 
@@ -136,7 +135,7 @@ class FlowRL(OffPolicy):
         config, spec = self.config, self.spec
         self.variant = VARIANTS[config.mode]
         self.tau = self.variant.tau if config.tau is None else config.tau
-        encoder = make_encoder(spec.observation_shapes)
+        encoder = self.make_encoder()
         field = make_field(config.velocity, encoder.feature_dim, self.plan_dim, config.actor_hidden)
         self.policy = FlowPolicy(encoder, field, steps=config.flow_steps, solver=SOLVERS[config.solver])
         # Copies 0 and 1 are Q, copies 2 and 3 are Q_beta: all four read (s, a), so one product serves them.
@@ -239,5 +238,5 @@ class FlowRL(OffPolicy):
         return {"actor_loss": due, "guidance_loss": due}
 
     def _critics(self, action_dim: int, copies: int) -> ActionCritics:
-        encoder = make_encoder(self.spec.observation_shapes)
+        encoder = self.make_encoder()
         return ActionCritics(encoder, action_dim, self.config.critic_hidden, copies=copies, activation="gelu")

@@ -15,6 +15,7 @@ from rfo.algo.base import BaseLearner, Stopwatch, has_widths, require
 from rfo.algo.value_fit import clip_gradient
 from rfo.core.shell import VectorEnv
 from rfo.data.horizon import EpisodeReturns, Sampler, Window, collect_window
+from rfo.policy.encoders import PointsName
 from rfo.policy.latent import LatentPolicy
 from rfo.policy.normalize import Normalization
 
@@ -41,6 +42,8 @@ class LearnerConfig:
         betas: Moment decays of AdamW [C].
         weight_decay: Weight decay of AdamW [E].
         grad_clip: Largest gradient norm, of the actor and of the critics [C].
+        points: Point sets are "pooled" by a network per point and a mean, as SAPO reads them [P], or read "flat", every
+            coordinate by itself, where a point is always the same vertex or particle [I]: a fifteenth of the work.
         normalizer_floor: Smallest standard deviation by which an observation is divided [E].
         normalizer_clip: Largest magnitude of a normalised observation [E].
     """
@@ -53,6 +56,7 @@ class LearnerConfig:
     betas: tuple[float, float] = (0.7, 0.95)
     weight_decay: float = 0.0
     grad_clip: float = 1.0
+    points: PointsName = "pooled"
     normalizer_floor: float = 0.3
     normalizer_clip: float = 10.0
 
@@ -62,6 +66,7 @@ class LearnerConfig:
         require(self, positive, lambda value: value > 0, "must be positive")
         require(self, ("weight_decay",), lambda value: value >= 0, "must not be negative")
         require(self, ("gamma",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
+        require(self, ("points",), lambda value: value in ("pooled", "flat"), "must be pooled or flat")
         require(self, ("actor_hidden",), has_widths, "needs widths of at least 1")
 
 

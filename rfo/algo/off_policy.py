@@ -19,6 +19,7 @@ from rfo.core.task import Observation
 from rfo.data.chunks import ChunkController
 from rfo.data.offline import make_replay, read
 from rfo.data.replay import Batch, Replay, join
+from rfo.policy.encoders import PointsName
 from rfo.policy.normalize import Normalization
 
 __all__ = ["OffPolicy", "OffPolicyConfig", "backward_and_step", "blend"]
@@ -44,6 +45,7 @@ class OffPolicyConfig:
         offline_share: Share of a batch drawn from the data set; None for its share of all transitions there are.
         pretrain_updates: Gradient updates on the data set before the first environment step: the policy imitates it
             and the critics value the imitation. The policy then acts from the first step.
+        points: Point sets are "pooled" or read "flat"; see `rfo.algo.learner.LearnerConfig`.
         normalizer: Running statistics of the low-dimensional observations, or none.
         normalizer_floor: Smallest standard deviation by which an observation is divided.
         normalizer_clip: Largest magnitude of a normalised observation.
@@ -61,6 +63,7 @@ class OffPolicyConfig:
     dataset: str = ""
     offline_share: float | None = 0.5
     pretrain_updates: int = 0
+    points: PointsName = "pooled"
     normalizer: Literal["running", "none"] = "running"
     normalizer_floor: float = 0.01
     normalizer_clip: float = 10.0

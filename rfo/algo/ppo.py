@@ -66,8 +66,7 @@ class PPO(ValuedLearner[PPOConfig]):
     def build_networks(self) -> None:
         """Builds the policy, then the critics."""
         config = self.config
-        shapes, size = self.spec.observation_shapes, self.spec.action_dim
-        self.policy = make_free_gaussian(shapes, size, config.actor_hidden, config.log_std)
+        self.policy = make_free_gaussian(self.make_encoder(), self.spec.action_dim, config.actor_hidden, config.log_std)
         self.critic = self.make_critic()
 
     @torch.no_grad()

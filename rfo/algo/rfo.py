@@ -24,7 +24,6 @@ from rfo.data.horizon import Window, collect_window, select_rows
 from rfo.flow.fields import VelocityName, make_field
 from rfo.flow.integrate import SOLVERS, SolverName
 from rfo.flow.matching import Reduction, conditional_flow_matching
-from rfo.policy.encoders import make_encoder
 from rfo.policy.flow import FlowPolicy
 from rfo.policy.normalize import Normalization
 
@@ -98,7 +97,7 @@ class RFO(ShortHorizonLearner[RFOConfig]):
     def build_networks(self) -> None:
         """Builds the flow policy over chunks of actions, then the critics."""
         config = self.config
-        encoder = make_encoder(self.spec.observation_shapes)
+        encoder = self.make_encoder()
         size = config.chunk * self.spec.action_dim
         field = make_field(
             config.velocity, encoder.feature_dim, size, config.actor_hidden, output_std=config.output_std

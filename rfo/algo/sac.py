@@ -11,7 +11,6 @@ from rfo.algo.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig
 from rfo.core.task import Observation
 from rfo.data.replay import Batch
 from rfo.policy.action_critics import ActionCritics
-from rfo.policy.encoders import make_encoder
 from rfo.policy.squashed_gaussian import SquashedGaussianPolicy
 
 __all__ = ["SAC", "SACConfig"]
@@ -48,11 +47,11 @@ class SAC(SoftActorCritic):
         return -float(self.plan_dim)
 
     def _make_policy(self) -> SquashedGaussianPolicy:
-        encoder = make_encoder(self.spec.observation_shapes)
+        encoder = self.make_encoder()
         return SquashedGaussianPolicy(encoder, self.plan_dim, self.config.actor_hidden)
 
     def _make_fit(self) -> ActionValueFit:
-        encoder = make_encoder(self.spec.observation_shapes)
+        encoder = self.make_encoder()
         config = self.config
         norm = config.critic_norm == "layer"
         critics = ActionCritics(encoder, self.plan_dim, config.critic_hidden, layer_norm=norm)

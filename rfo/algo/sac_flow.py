@@ -31,13 +31,11 @@ from rfo.flow.matching import conditional_flow_matching
 from rfo.flow.noise_level import FixedLevel, LevelOfObservation, LevelOfToken, NoisyField
 from rfo.flow.noisy import LatentNoise, MarginalPreserving, StepLaw, VelocityNoise
 from rfo.policy.action_critics import ActionCritics, CrossCritics
-from rfo.policy.encoders import make_encoder
+from rfo.policy.encoders import Encoder
 from rfo.policy.noisy_flow import NoisyFlowPolicy
 
 __all__ = ["SACFlow", "SACFlowConfig", "SACFlowVariant"]
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""`TaskSpec.observation_shapes`."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +99,15 @@ def official_field(config: SACFlowConfig, feature_dim: int, action_dim: int) -> 
     return LevelOfObservation(field, feature_dim, config.level_hidden), LatentNoise()
 
 
-def target_fit(config: SACFlowConfig, shapes: Shapes, action_dim: int) -> ActionValueFit:
+def target_fit(config: SACFlowConfig, encoder: Encoder, action_dim: int) -> ActionValueFit:
     """Returns twin critics with target copies."""
-    encoder = make_encoder(shapes)
     norm = config.critic_norm == "layer"
     critics = ActionCritics(encoder, action_dim, config.critic_hidden, layer_norm=norm)
     return TargetFit(critics, config.tau)
 
 
-def cross_fit(config: SACFlowConfig, shapes: Shapes, action_dim: int) -> ActionValueFit:
+def cross_fit(config: SACFlowConfig, encoder: Encoder, action_dim: int) -> ActionValueFit:
     """Returns twin critics with batch renormalisation and no copies."""
-    encoder = make_encoder(shapes)
     return CrossFit(CrossCritics(encoder, action_dim, config.critic_hidden, warm_up=config.warm_up))
 
 
@@ -133,7 +129,7 @@ def official_entropy(config: SACFlowConfig, action_dim: int) -> float:
     return 0.0
 
 
-FITS: dict[str, Callable[[SACFlowConfig, Shapes, int], ActionValueFit]] = {"target": target_fit, "cross": cross_fit}
+FITS: dict[str, Callable[[SACFlowConfig, Encoder, int], ActionValueFit]] = {"target": target_fit, "cross": cross_fit}
 
 
 @dataclass(frozen=True)
@@ -168,12 +164,12 @@ class SACFlow(SoftActorCritic):
 
     def _make_policy(self) -> NoisyFlowPolicy:
         config = self.config
-        encoder = make_encoder(self.spec.observation_shapes)
+        encoder = self.make_encoder()
         field, law = VARIANTS[config.mode].field(config, encoder.feature_dim, self.plan_dim)
         return NoisyFlowPolicy(encoder, field, law, steps=config.flow_steps)
 
     def _make_fit(self) -> ActionValueFit:
-        return FITS[self.config.critics](self.config, self.spec.observation_shapes, self.plan_dim)
+        return FITS[self.config.critics](self.config, self.make_encoder(), self.plan_dim)
 
     def own_target_entropy(self) -> float:
         """Returns the mode's."""

@@ -16,7 +16,6 @@ from rfo.algo.value_fit import clip_gradient
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation
 from rfo.data.horizon import Window, collect_window
-from rfo.policy.encoders import make_encoder
 from rfo.policy.gaussian import GaussianPolicy, PredictedSpread
 from rfo.policy.normalize import Normalization
 
@@ -78,7 +77,7 @@ class SAPO(ShortHorizonLearner[SAPOConfig]):
         spread = PredictedSpread(
             config.actor_hidden[-1], size, start=config.log_std, low=config.log_std_min, high=config.log_std_max
         )
-        encoder = make_encoder(self.spec.observation_shapes)
+        encoder = self.make_encoder()
         self.policy = GaussianPolicy(encoder, size, config.actor_hidden, spread)
         self.critic = self.make_critic()
 

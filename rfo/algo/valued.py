@@ -10,7 +10,6 @@ from rfo.algo.learner import Learner, LearnerConfig
 from rfo.algo.value_fit import ValueFit
 from rfo.policy.critic_gradient import join_parameters
 from rfo.policy.critics import TwinCritic
-from rfo.policy.encoders import make_encoder
 
 __all__ = ["ValuedConfig", "ValuedLearner"]
 
@@ -81,7 +80,7 @@ class ValuedLearner(Learner[ValuedT]):
 
     def make_critic(self) -> TwinCritic:
         """Returns twin critics with an encoder of their own."""
-        return TwinCritic(make_encoder(self.spec.observation_shapes), self.config.critic_hidden)
+        return TwinCritic(self.make_encoder(), self.config.critic_hidden)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything needed to continue bit for bit; tensors are the live ones, as in torch's modules."""

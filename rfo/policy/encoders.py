@@ -1,13 +1,15 @@
 """Encoders: an observation dictionary to one feature vector, by the rank of each key.
 
 Rank 1 keys are low-dimensional and reach an encoder as one tensor under `LOW_DIM` (see `rfo.policy.normalize`, which
-joins and normalises them); rank 2 keys are point sets [P, C] and keep their names.
+joins and normalises them). Rank 2 keys are point sets [P, C]: they keep their names and are pooled, or, where a point
+is always the same vertex or particle, are flattened into `LOW_DIM` as well.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,21 @@ from torch import Tensor, nn
 from rfo.core.errors import UsageError
 from rfo.core.task import Observation
 
-__all__ = ["LOW_DIM", "ConcatEncoder", "Encoder", "PointEncoder", "keys_of_rank", "make_encoder", "mlp"]
+__all__ = [
+    "LOW_DIM",
+    "ConcatEncoder",
+    "Encoder",
+    "PointEncoder",
+    "PointsName",
+    "flat_shapes",
+    "flatten_points",
+    "keys_of_rank",
+    "make_encoder",
+    "mlp",
+]
+
+PointsName = Literal["pooled", "flat"]
+"""How point sets are read: without regard to their order, or entry by entry."""
 
 LOW_DIM = "low_dim"
 """Key under which the joined low-dimensional keys of a prepared observation stand."""
@@ -24,6 +40,20 @@ LOW_DIM = "low_dim"
 def keys_of_rank(shapes: Mapping[str, tuple[int, ...]], rank: int) -> tuple[str, ...]:
     """Returns the observation keys whose shape (without the environment dimension) has `rank` entries."""
     return tuple(key for key, shape in shapes.items() if len(shape) == rank)
+
+
+def flatten_points(points: Tensor) -> Tensor:
+    """Returns the mean over the points and every point's offset from it, shape [..., P, C] to [..., C + P C].
+
+    Offsets and mean move on different scales, and only the former tell a shape.
+    """
+    mean = points.mean(dim=-2, keepdim=True)
+    return torch.cat([mean, points - mean], dim=-2).flatten(-2)
+
+
+def flat_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of an observation whose point sets went through `flatten_points`."""
+    return {key: ((shape[0] + 1) * shape[1],) if len(shape) == 2 else shape for key, shape in shapes.items()}
 
 
 class Encoder(nn.Module, ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rfo.core.task import Observation
-from rfo.policy.encoders import Encoder, make_encoder, mlp
+from rfo.policy.encoders import Encoder, mlp
 from rfo.policy.latent import LatentPolicy, squash_correction
 
 __all__ = ["FreeSpread", "GaussianPolicy", "PredictedSpread", "Spread", "gaussian_log_prob", "make_free_gaussian"]
@@ -136,14 +136,14 @@ def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
 
 
 def make_free_gaussian(
-    shapes: Mapping[str, tuple[int, ...]], action_dim: int, hidden: Sequence[int], log_std: float
+    encoder: Encoder, action_dim: int, hidden: Sequence[int], log_std: float
 ) -> GaussianPolicy:
     """Returns a Gaussian policy whose spread is one parameter per action entry.
 
     Args:
-        shapes: `TaskSpec.observation_shapes`.
+        encoder: Observation to features.
         action_dim: Size A of the action.
         hidden: Widths of the hidden layers.
         log_std: Log standard deviation at the start.
     """
-    return GaussianPolicy(make_encoder(shapes), action_dim, hidden, FreeSpread(action_dim, start=log_std))
+    return GaussianPolicy(encoder, action_dim, hidden, FreeSpread(action_dim, start=log_std))

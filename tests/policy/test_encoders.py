@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rfo.core.errors import UsageError
-from rfo.policy.encoders import LOW_DIM, ConcatEncoder, make_encoder
+from rfo.policy.encoders import LOW_DIM, ConcatEncoder, flat_shapes, flatten_points, make_encoder
 
 
 def test_low_dimensional_keys_are_passed_on_unchanged() -> None:
@@ -39,3 +39,13 @@ def test_what_cannot_be_read_is_refused_in_words(shapes: dict[str, tuple[int, ..
     """No keys, or a rank without an encoder, is the user's error."""
     with pytest.raises(UsageError, match="observation"):
         make_encoder(shapes)
+
+
+def test_flat_points_are_their_mean_and_their_offsets() -> None:
+    """Flattened, a point set is its mean and where each point lies from it: a shift moves the mean alone."""
+    points = torch.randn(4, 10, 3, dtype=torch.float64)
+    flat, shifted = flatten_points(points), flatten_points(points + 2.0)
+    torch.testing.assert_close(flat[:, :3], points.mean(dim=1))
+    torch.testing.assert_close(flat[:, 3:].view(4, 10, 3) + flat[:, None, :3], points)
+    torch.testing.assert_close(shifted - flat, torch.cat([torch.full((4, 3), 2.0), torch.zeros(4, 30)], dim=1).double())
+    assert flat_shapes({"q": (2,), "cloud": (10, 3)}) == {"q": (2,), "cloud": (33,)}

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from rfo.policy.encoders import LOW_DIM, ConcatEncoder
+from rfo.policy.encoders import LOW_DIM, ConcatEncoder, make_encoder
 from rfo.policy.gaussian import GaussianPolicy, PredictedSpread, gaussian_log_prob, make_free_gaussian
 from rfo.policy.latent import squash_correction
 
@@ -54,7 +54,7 @@ def test_predicted_spread_is_clamped() -> None:
 @pytest.mark.parametrize("kind", ["free", "predicted"])
 def test_deterministic_action_is_that_of_the_mean(kind: str) -> None:
     """Zero noise gives tanh of the mean, and every parameter that shapes a sample has a gradient."""
-    policy = make_free_gaussian({"x": (4,)}, 2, (16,), -1.0).double() if kind == "free" else _predicted()
+    policy = make_free_gaussian(make_encoder({"x": (4,)}), 2, (16,), -1.0).double() if kind == "free" else _predicted()
     observation = {LOW_DIM: torch.randn(5, 4).double()}
     assert torch.equal(policy.deterministic(observation)[0], policy.moments(observation)[0])
     policy.sample(observation, torch.randn(5, 2).double())[1].sum().backward()

@@ -65,3 +65,12 @@ def test_state_dict_holds_everything() -> None:
     first.update(_batch(0, 64))
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.snapshot()(_batch(1, 5))[LOW_DIM], first.snapshot()(_batch(1, 5))[LOW_DIM])
+
+
+def test_flat_point_sets_are_normalised_with_the_rest() -> None:
+    """Read flat, point sets join the low-dimensional keys, with statistics for every coordinate."""
+    normalizer = RunningNormalizer(SHAPES, points="flat", dtype=torch.float64)
+    normalizer.update(_batch(0, 200, 8))
+    prepared = normalizer.snapshot()(_batch(0, 200, 8))
+    assert set(prepared) == {LOW_DIM} and prepared[LOW_DIM].shape == (200, 8, 3 + 6 * 3 + 2)
+    torch.testing.assert_close(prepared[LOW_DIM].std(dim=(0, 1), correction=0), torch.ones(23, dtype=torch.float64))

@@ -132,7 +132,7 @@ class FlowRL(OffPolicy):
     policy: FlowPolicy
 
     def _build(self) -> None:
-        config, spec = self.config, self.spec
+        config = self.config
         self.variant = VARIANTS[config.mode]
         self.tau = self.variant.tau if config.tau is None else config.tau
         encoder = self.make_encoder()

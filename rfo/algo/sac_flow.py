@@ -12,7 +12,7 @@ normalised before it). Flow-T's block is the paper's in both modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,6 @@ from rfo.policy.encoders import Encoder
 from rfo.policy.noisy_flow import NoisyFlowPolicy
 
 __all__ = ["SACFlow", "SACFlowConfig", "SACFlowVariant"]
-
 
 
 @dataclass(frozen=True)

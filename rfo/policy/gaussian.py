@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -135,9 +135,7 @@ def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
 
 
-def make_free_gaussian(
-    encoder: Encoder, action_dim: int, hidden: Sequence[int], log_std: float
-) -> GaussianPolicy:
+def make_free_gaussian(encoder: Encoder, action_dim: int, hidden: Sequence[int], log_std: float) -> GaussianPolicy:
     """Returns a Gaussian policy whose spread is one parameter per action entry.
 
     Args:

@@ -54,6 +54,12 @@ class BaseConfig(Protocol):
 class Policy(Protocol):
     """What acting needs of a policy."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns parameters and buffers, as torch's modules do."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Takes parameters and buffers over."""
+
     @property
     def action_dim(self) -> int:
         """Size of the last dimension of noise and latent."""
@@ -187,6 +193,15 @@ class BaseLearner(ABC, Generic[ConfigT]):
         self.normalizer.load_state_dict(state_dict["normalizer"])
         for generator, state in zip(self.generators, state_dict["generators"], strict=True):
             generator.set_state(state.cpu())
+
+    def policy_state_dict(self) -> dict[str, Any]:
+        """Returns what acting needs, and nothing that only learning does."""
+        return {"policy": self.policy.state_dict(), "normalizer": self.normalizer.state_dict()}
+
+    def load_policy_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Acts as the policy of a `policy_state_dict`."""
+        self.policy.load_state_dict(state_dict["policy"])
+        self.normalizer.load_state_dict(state_dict["normalizer"])
 
     def require_match(self, env: VectorEnv) -> None:
         """Checks that the task and the networks share device and scalar type.

@@ -1,4 +1,4 @@
-"""The command line: `rfo envs|train|eval|record|compare|collect|check|bench|doctor|demo`.
+"""The command line: `rfo envs|train|eval|record|export|compare|collect|check|bench|doctor|demo`.
 
 Exit codes: 0 done; 1 a check failed or a run diverged; 2 bad input, told in one line; 130 stopped by Ctrl-C.
 """

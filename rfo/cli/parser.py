@@ -41,6 +41,7 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_eval(commands)
     _add_record(commands)
+    _add_export(commands)
     _add_compare(commands)
     _add_collect(commands)
     _add_check(commands)
@@ -121,6 +122,14 @@ def _add_record(commands: Commands[Parser]) -> None:
         "--renderer", metavar="NAME", help="draw with a renderer of the task's own: mujoco for articulated bodies"
     )
     parser.add_argument("--strip", metavar="FILE", help="also write frames of its first second onto one sheet, .png")
+    _add_machine(parser, device=None)
+
+
+def _add_export(commands: Commands[Parser]) -> None:
+    parser = _add(commands, "export", "export", "save a run's policy alone, with its config and its return")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--episodes", type=int, help="episodes of the return it records (default: the config's)")
     _add_machine(parser, device=None)
 
 

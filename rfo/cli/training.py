@@ -21,6 +21,7 @@ from rfo.train.evaluate import Evaluation
 __all__ = [
     "collect_overrides",
     "default_run_dir",
+    "episode_count",
     "evaluation_line",
     "machine_overrides",
     "run_eval",
@@ -63,9 +64,7 @@ def run_eval(options: argparse.Namespace) -> int:
     from rfo.train.progress import ProgressLine
 
     experiment, task, algorithm = load_run(Path(options.run), machine_overrides(options))
-    episodes = experiment.config.eval_episodes if options.episodes is None else options.episodes
-    if episodes < 1:
-        raise UsageError(f"--episodes is {episodes}; it must be at least 1")
+    episodes = episode_count(options, experiment)
     seed = experiment.config.seed + EVALUATION_SEED
     policy = trained_policy(algorithm, deterministic=not options.sampled, device=task.device, seed=seed)
     with ProgressLine("evaluating", task.spec.episode_length) as progress:
@@ -129,6 +128,14 @@ def collect_overrides(options: argparse.Namespace) -> dict[str, Any]:
     if options.seed is not None:
         overrides["seed"] = options.seed
     return overrides | machine_overrides(options)
+
+
+def episode_count(options: argparse.Namespace, experiment: Experiment) -> int:
+    """Returns the number of episodes that the command line or the config gives."""
+    episodes: int = experiment.config.eval_episodes if options.episodes is None else options.episodes
+    if episodes < 1:
+        raise UsageError(f"--episodes is {episodes}; it must be at least 1")
+    return episodes
 
 
 def evaluation_line(evaluation: Evaluation) -> str:

@@ -62,6 +62,12 @@ class Algorithm(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from a `state_dict`."""
 
+    def policy_state_dict(self) -> dict[str, Any]:
+        """Returns what acting needs, and nothing that only learning does."""
+
+    def load_policy_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Acts as the policy of a `policy_state_dict`."""
+
 
 @runtime_checkable
 class VariableHorizon(Protocol):

@@ -1,4 +1,7 @@
-"""Checkpoints: everything a run needs to continue bit for bit, written so that a crash never leaves half a file."""
+"""Checkpoints: everything a run needs to continue bit for bit, written so that a crash never leaves half a file.
+
+An exported policy is a run's folder with `policy.pt` in place of `checkpoint.pt`: it acts, and does not learn on.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ import torch
 
 from rfo.core.errors import UsageError
 
-__all__ = ["CHECKPOINT_FORMAT", "load_checkpoint", "save_atomically"]
+__all__ = ["CHECKPOINT_FORMAT", "POLICY_FILE", "load_checkpoint", "load_policy", "save_atomically"]
 
 CHECKPOINT_FORMAT = 1
 """Raised whenever a checkpoint's keys change their meaning."""
+
+POLICY_FILE = "policy.pt"
+"""What an exported policy's folder holds instead of a checkpoint."""
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -33,8 +39,26 @@ def load_checkpoint(run_dir: Path, device: str | torch.device = "cpu") -> dict[s
         UsageError: There is none, or it cannot be read.
     """
     path = run_dir / "checkpoint.pt"
+    if not path.is_file() and (run_dir / POLICY_FILE).is_file():
+        raise UsageError(
+            f"{run_dir} holds an exported policy, which can act but not learn on; train its config.yaml anew, or "
+            "resume the run it came from"
+        )
     if not path.is_file():
         raise UsageError(f"{run_dir} holds no checkpoint.pt; give the folder of a run that `rfo train` made")
+    return _read(path, device)
+
+
+def load_policy(run_dir: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads the policy of an export.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    return _read(run_dir / POLICY_FILE, device)
+
+
+def _read(path: Path, device: str | torch.device) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler met; the file is what is wrong

@@ -19,7 +19,7 @@ from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
 from rfo.train.algorithms import Algorithm, Pretraining, VariableHorizon, make_algorithm
 from rfo.train.bench import available_cores
-from rfo.train.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_atomically
+from rfo.train.checkpoint import CHECKPOINT_FORMAT, POLICY_FILE, load_checkpoint, load_policy, save_atomically
 from rfo.train.config import Experiment, load_experiment, save_experiment
 from rfo.train.evaluate import Evaluation, evaluate, trained_policy
 from rfo.train.logging import RunLogger, versions
@@ -77,7 +77,7 @@ def build(experiment: Experiment) -> tuple[Task, Algorithm]:
 
 
 def load_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Experiment, Task, Algorithm]:
-    """Builds what a run trained, from its config and its checkpoint.
+    """Builds what a run trained, from its config and its checkpoint, or from an exported policy.
 
     Raises:
         UsageError: The folder does not hold a run.
@@ -87,16 +87,18 @@ def load_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Ex
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} holds no config.yaml; give the folder of a run that `rfo train` made")
     experiment = load_experiment(str(run_dir / "config.yaml"), overrides)
-    require_machine(experiment.config.device, experiment.config.threads)
-    checkpoint = load_checkpoint(run_dir, experiment.config.device)
+    device = experiment.config.device
+    require_machine(device, experiment.config.threads)
+    exported = (run_dir / POLICY_FILE).is_file()
+    content = load_policy(run_dir, device) if exported else load_checkpoint(run_dir, device)["algorithm"]
     task, algorithm = build(experiment)
-    _restore_algorithm(algorithm, checkpoint, run_dir)
+    _restore(algorithm.load_policy_state_dict if exported else algorithm.load_state_dict, content, run_dir)
     return experiment, task, algorithm
 
 
-def _restore_algorithm(algorithm: Algorithm, checkpoint: dict[str, Any], run_dir: Path) -> None:
+def _restore(load: Callable[[dict[str, Any]], None], content: dict[str, Any], run_dir: Path) -> None:
     try:
-        algorithm.load_state_dict(checkpoint["algorithm"])
+        load(content)
     except (KeyError, RuntimeError, ValueError) as error:  # other networks than those that were saved
         raise UsageError(
             f"the checkpoint in {run_dir} does not fit its config.yaml; restore the config it was trained with"
@@ -205,7 +207,7 @@ class Trainer:
         save_atomically(content, self.run_dir / "checkpoint.pt")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        _restore_algorithm(self.algorithm, checkpoint, self.run_dir)
+        _restore(self.algorithm.load_state_dict, checkpoint["algorithm"], self.run_dir)
         env_state = checkpoint["env"]
         if len(env_state["elapsed"]) != self.env.n:
             raise UsageError(

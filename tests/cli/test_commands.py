@@ -206,6 +206,19 @@ def test_eval_json_has_the_promised_keys(run: Run, trained: Path) -> None:
     assert [line.partition(":")[0] for line in out.splitlines()] == ["trained", "zero", "random", "untrained"]
 
 
+def test_export_keeps_the_policy_and_what_to_expect_of_it(run: Run, trained: Path, tmp_path: Path) -> None:
+    """An exported policy acts as the run's does, says what return to expect, and cannot be trained on."""
+    kept = tmp_path / "kept"
+    assert run("export", str(trained), "--output", str(kept))[0] == 0
+    assert sorted(path.name for path in kept.iterdir()) == ["config.yaml", "policy.pt"]
+    before, after = (_json(run("eval", str(folder), "--json")[1]) for folder in (trained, kept))
+    assert before == after
+    assert f"expected_return: {before['return_mean']:.1f}" in (kept / "config.yaml").read_text()
+    code, _, error = run("train", "--resume", str(kept))
+    assert code == 2 and "holds an exported policy, which can act but not learn on" in error
+    assert run("export", str(trained), "--output", str(kept))[0] == 2
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
 def test_record_writes_a_film(run: Run, trained: Path, tmp_path: Path, suffix: str) -> None:
     """Six pictures of a fifth of a second, of the size that was asked for, and not of one colour."""

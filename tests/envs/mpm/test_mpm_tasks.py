@@ -123,3 +123,15 @@ def test_the_hand() -> None:
     assert len(links) == 16
     assert all(hinge.parent < number for number, hinge in enumerate(hinges))
     assert all(hinge.low < 0.0 < hinge.high for hinge in hinges)
+
+
+def test_a_slab_out_of_the_hand_earns_nothing() -> None:
+    """However folded it lies on the ground, what was thrown out of the hand does not count; in the hand it does."""
+    task = HandFlipQuick(dtype=torch.float64, threads=1)
+    state = task.initial_state(torch.Generator().manual_seed(0), 2)
+    x = state["x"]
+    folded = {**state, "x": x.mean(dim=1, keepdim=True) + 0.3 * (x - x.mean(dim=1, keepdim=True))}
+    fallen = {**folded, "x": folded["x"] - x.new_tensor([0.0, 0.17, 0.0])}
+    action = torch.zeros(2, 24, dtype=torch.float64)
+    assert float(task.reward(state, action, folded).min()) > 0.65
+    assert float(task.reward(state, action, fallen).abs().max()) < 1e-3

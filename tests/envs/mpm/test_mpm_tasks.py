@@ -131,7 +131,8 @@ def test_a_slab_out_of_the_hand_earns_nothing() -> None:
     state = task.initial_state(torch.Generator().manual_seed(0), 2)
     x = state["x"]
     folded = {**state, "x": x.mean(dim=1, keepdim=True) + 0.3 * (x - x.mean(dim=1, keepdim=True))}
-    fallen = {**folded, "x": folded["x"] - x.new_tensor([0.0, 0.17, 0.0])}
+    ground = folded["x"][:, :, 1].min() * x.new_tensor([0.0, 1.0, 0.0])
+    fallen = {**folded, "x": folded["x"] - ground}
     action = torch.zeros(2, 24, dtype=torch.float64)
     assert float(task.reward(state, action, folded).min()) > 0.65
     assert float(task.reward(state, action, fallen).abs().max()) < 1e-3

@@ -74,7 +74,7 @@ class FluidMove(Manipulation):
         return joint[:, None], quaternion_about(2, torch.zeros_like(joint[:, :1]))
 
     def observe(self, state: State) -> Observation:
-        """The box's place, the water's centre, how far it is from there to the target, some particles, in units of 0.2 m.
+        """The box's place, the water's centre, the way from there to the target, some particles, in units of 0.2 m.
 
         The target is seen from the water: few of them are drawn in a training, and critics that saw where they lie
         learnt which of them are near the start and nothing of how to get there.

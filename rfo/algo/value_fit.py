@@ -37,6 +37,8 @@ class ValueFit:
             computed once, and the value networks alone are fitted to them. None for all passes.
         target_mix: Share of the old weights in the averaged copy that is bootstrapped from, after each fit (SHAC's
             target critic); 0 bootstraps from the networks themselves.
+        value_memory: Share of the old mean reward, and of the old deviation of the targets, that stays at each window,
+            where values are centered and scaled by them. None leaves values as they are.
     """
 
     def __init__(
@@ -52,13 +54,16 @@ class ValueFit:
         generator: torch.Generator,
         encoder_epochs: int | None = None,
         target_mix: float = 0.0,
+        value_memory: float | None = None,
     ) -> None:
         self.critic, self.optimizers, self.generator = critic, optimizers, generator
         self.encoder_epochs = epochs if encoder_epochs is None else encoder_epochs
-        self.target_mix = target_mix
+        self.target_mix, self.value_memory = target_mix, value_memory
         self.bootstrap = critic if target_mix == 0.0 else copy.deepcopy(critic).requires_grad_(False)
+        self.bootstrap.center, self.bootstrap.scale = critic.center, critic.scale  # the same memory
         self.gamma, self.lam = gamma, lam
         self.epochs, self.minibatches, self.grad_clip = epochs, minibatches, grad_clip
+        self._fits = 0
 
     def fit(self, window: Window, normalization: Normalization, starts: Tensor | None = None) -> dict[str, Tensor]:
         """Fits both networks to one window.
@@ -69,17 +74,20 @@ class ValueFit:
             starts: Fit only where a chunk begins, bool [H, N]; None for every step.
 
         Returns:
-            `critic_loss` (mean over the minibatches, sum over both networks), and of the state before the fit, on its
-            first minibatch, `value_mean` and `explained_variance`.
+            `critic_loss` (of the outputs, mean over the minibatches, sum over both networks), and of the state before
+            the fit, on its first minibatch, `value_mean` and `explained_variance`.
 
         Raises:
             FloatingPointError: The loss or its gradient is not finite.
         """
         observation = flatten_batch(normalization(window.observation))
+        self._center(window)
         target = self.targets(window, normalization, starts).flatten()
         if starts is not None:
             rows = starts.flatten().nonzero().squeeze(1)
             observation, target = select_rows(observation, rows), target[rows]
+        self._scale(target)
+        target = (target - self.critic.center) / self.critic.scale
         loss_sum = torch.zeros_like(target[0])
         figures: dict[str, Tensor] = {}
         encoder: nn.Module = self.critic.encoder
@@ -93,8 +101,10 @@ class ValueFit:
             loss_sum += loss
             if not figures:  # of the first minibatch: nothing has been learnt from this window yet
                 left, whole = (aim - value).var(correction=0), aim.var(correction=0)
-                figures |= {"value_mean": value.mean(), "explained_variance": 1.0 - left / whole.clamp(min=1e-12)}
+                mean = self.critic.center + self.critic.scale * value.mean()
+                figures |= {"value_mean": mean, "explained_variance": 1.0 - left / whole.clamp(min=1e-12)}
         self._average()
+        self._fits += 1
         return {"critic_loss": loss_sum / self.epochs, **figures}
 
     @torch.no_grad()
@@ -112,6 +122,7 @@ class ValueFit:
             "bootstrap": self.bootstrap.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
+            "fits": self._fits,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -121,6 +132,31 @@ class ValueFit:
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.generator.set_state(state_dict["generator"].cpu())
+        self._fits = state_dict["fits"]
+
+    @torch.no_grad()
+    def _center(self, window: Window) -> None:
+        """Centers values on that of always earning the mean reward (reward centering, arXiv 2405.09999).
+
+        Bootstrapped values take many windows to reach the level r / (1 - gamma) of their rewards. Until then targets
+        rise or fall along every window, and whatever moves meanwhile is credited with it: critics' gradients were seen
+        ten to seventy times as large as the reward's, and pointing away from what it pays for.
+        """
+        if self.value_memory is None:
+            return
+        keep = 1.0 - window.terminated.to(window.reward.dtype).mean()
+        level = window.reward.mean() / (1.0 - self.gamma * keep).clamp(min=1e-6)
+        self._mix(self.critic.center, level)
+
+    @torch.no_grad()
+    def _scale(self, target: Tensor) -> None:
+        """Lets the networks' outputs have the deviation of the targets as their unit."""
+        if self.value_memory is not None:
+            self._mix(self.critic.scale, target.std(correction=0).clamp(min=1e-6))
+
+    def _mix(self, kept: Tensor, new: Tensor) -> None:
+        share = self.value_memory if self._fits and self.value_memory else 0.0
+        kept.copy_(torch.lerp(new, kept, share))
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -28,6 +28,9 @@ class ValuedConfig(LearnerConfig):
             features as they are, which for point clouds saves most of the time [I]. None for all passes [C].
         target_mix: Share of the old weights in an averaged critic that is bootstrapped from; SHAC's code has 0.2 to
             0.995 by task [C], SAPO no such critic, which is 0 [P][C], and of RFO it is not known [I].
+        value_memory: Values are centered on what the mean reward would be worth for ever (arXiv 2405.09999) and scaled
+            by their targets' deviation; this is the share of the old mean and deviation that stays at each window [E].
+            null leaves the networks to learn values as they are [C].
     """
 
     lam: float = 0.95
@@ -37,6 +40,7 @@ class ValuedConfig(LearnerConfig):
     critic_minibatches: int = 4
     critic_encoder_epochs: int | None = None
     target_mix: float = 0.0
+    value_memory: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +49,8 @@ class ValuedConfig(LearnerConfig):
         require(self, ("critic_lr",), lambda value: value > 0, "must be positive")
         require(self, ("lam",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         require(self, ("target_mix",), lambda value: 0 <= value < 1, "must lie in [0, 1)")
+        memory, rule = ("value_memory",), "must lie in [0, 1), or be null"
+        require(self, memory, lambda value: value is None or 0 <= value < 1, rule)
         require(self, ("critic_hidden",), has_widths, "needs widths of at least 1")
 
 
@@ -75,6 +81,7 @@ class ValuedLearner(Learner[ValuedT]):
             generator=self.fit_order,
             encoder_epochs=config.critic_encoder_epochs,
             target_mix=config.target_mix,
+            value_memory=config.value_memory,
         )
         self.schedules += [(optimizer, config.critic_lr) for optimizer in self.value_fit.optimizers]
 

@@ -46,10 +46,10 @@ def fill_heads_gradient(critic: TwinCritic, features: Tensor, target: Tensor) ->
     Args:
         critic: Networks whose parameters have gradients to write to (`join_parameters`).
         features: What the encoder made of the observations, shape [B, F].
-        target: Shape [B].
+        target: What the outputs should be, shape [B].
 
     Returns:
-        The loss, both values [2, B], and the gradient to the features, shape [B, F], where they require one.
+        The loss, both outputs [2, B], and the gradient to the features, shape [B, F], where they require one.
     """
     layers, norms = cast(list[StackedLinear], critic.layers), cast(list[StackedLayerNorm], critic.norms)
     x = features.expand(critic.copies, *features.shape)

@@ -68,6 +68,8 @@ class TwinCritic(nn.Module):
     """Two independently initialised value networks on one encoder: linear, LayerNorm, SiLU, and a linear output.
 
     The actor's objective takes their mean and the critic's targets their minimum (SAPO, arXiv 2412.12089, section 4.2).
+    Values are `center` + `scale` x outputs: where rewards are much alike, values are one large number with small
+    differences, and networks that must first grow to that number have gradients that dwarf the differences'.
 
     Args:
         encoder: Observation to features; trained by the critic's loss.
@@ -75,6 +77,8 @@ class TwinCritic(nn.Module):
     """
 
     copies = 2
+    center: Tensor
+    scale: Tensor
 
     def __init__(self, encoder: Encoder, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__()
@@ -84,13 +88,15 @@ class TwinCritic(nn.Module):
         self.layers = nn.ModuleList([StackedLinear(self.copies, a, b) for a, b in pairs])
         self.norms = nn.ModuleList([StackedLayerNorm(self.copies, width) for width in hidden])
         self.output = StackedLinear(self.copies, widths[-1], 1)
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, observation: Observation) -> Tensor:
         """Returns both values of normalised observations [B, ...], shape [2, B]."""
-        return self.heads(self.encoder(observation))
+        return self.center + self.scale * self.heads(self.encoder(observation))
 
     def heads(self, features: Tensor) -> Tensor:
-        """Returns both values of an encoder's features [B, feature_dim], shape [2, B]."""
+        """Returns both networks' outputs for an encoder's features [B, feature_dim], shape [2, B]."""
         x = features.expand(self.copies, *features.shape)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = functional.silu(norm(layer(x)))

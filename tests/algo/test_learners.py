@@ -313,3 +313,30 @@ def test_regularisers_on_drawn_rows_estimate_the_same_loss() -> None:
     draws = [many.actor_losses(window, normalization, 0.0) for _ in range(100)]
     whole = [float(torch.stack([loss[name] for loss in draws]).detach().mean()) for name in ("past", "uniform")]
     assert found[5] == pytest.approx(whole, rel=0.05)
+
+
+def test_values_begin_at_the_level_of_the_rewards() -> None:
+    """Before anything is learnt, every state is worth what the mean reward is worth for ever; a copy too."""
+    for mix in (0.0, 0.9):
+        algo, env = _build("shac", target_mix=mix, value_memory=0.9, critic_lr=1e-12)
+        window = algo.collect(env, algo.normalizer.snapshot())
+        algo.value_fit.fit(window, algo.normalizer.snapshot())
+        keep = 1.0 - float(window.terminated.double().mean())
+        level = float(window.reward.mean()) / (1.0 - algo.config.gamma * keep)
+        assert abs(float(algo.critic.center) - level) <= 1e-5 * abs(level)
+        assert torch.equal(algo.value_fit.bootstrap.center, algo.critic.center)
+
+
+def test_values_follow_a_shift_of_the_rewards() -> None:
+    """A constant added to every reward moves values by what it is worth for ever, and the networks not at all."""
+    found = []
+    for shift in (0.0, 5.0):
+        algo, env = _build("shac", dtype=torch.float64, value_memory=0.9)
+        window = algo.collect(env, algo.normalizer.snapshot())
+        window = replace(window, reward=window.reward + shift, terminated=torch.zeros_like(window.terminated))
+        algo.value_fit.fit(window, algo.normalizer.snapshot())
+        found.append((algo.critic.center, [p.detach().clone() for p in algo.critic.parameters()]))
+    (center, plain), (moved, shifted) = found
+    torch.testing.assert_close(moved - center, torch.full_like(center, 5.0 / (1.0 - algo.config.gamma)))
+    for a, b in zip(plain, shifted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)

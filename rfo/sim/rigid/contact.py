@@ -231,8 +231,8 @@ def _ball_in_box(frame: _Relative, ball: _Ball, box: Geom) -> tuple[Any, Any, An
     """A ball against a box: towards the closest point outside, through the nearest face inside and just above it.
 
     Just above, because the direction to the closest point loses its length, and with it the force its strength, where
-    the centre of a ball that is pressed in by its radius lies on the surface: there the ball stuck, and the gradient
-    grew by a quarter with every substep.
+    the centre of a ball that is pressed in by its radius lies on the surface: there the ball sticks, and gradients
+    explode.
     """
     axes, center = frame.axes(box), frame.point(box, np.zeros(3))
     local = axes.T @ (ball.center - center)

@@ -15,10 +15,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rfo.sim.simulation import Simulation
 
-__all__ = ["Buffer", "constants", "scalar_name", "step", "warp_device"]
+__all__ = ["PLACE", "Buffer", "constants", "scalar_name", "step", "warp_device"]
 
 wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
 wp.init()
+
+PLACE = 6
+"""Numbers that say where a tensor lies (`Buffer.place`)."""
 
 
 def scalar_name(dtype: torch.dtype) -> str:
@@ -64,6 +67,25 @@ class Buffer:
         """Size in memory [B]."""
         return self.tensor.numel() * self.tensor.element_size()
 
+    @property
+    def width(self) -> int:
+        """Items that lie side by side: lanes."""
+        return self.tensor.shape[2]
+
+    @property
+    def components(self) -> int:
+        """Components of an item."""
+        return self.tensor.shape[1]
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Sees [n, ...] values as [n, components], copying them only where their strides leave no other way."""
+        return values.reshape(len(values), self.components)
+
+    def place(self, rows: Tensor) -> tuple[int, ...]:
+        """Where `rows` lie: address, strides of a pack, an item and a component, items, and items passed by a pack."""
+        (across, along), lanes = rows.stride(), self.width
+        return rows.data_ptr(), lanes * across, across, along, len(rows), lanes
+
     def load(self, values: Tensor) -> None:
         """Fills the lanes from [n, ...] values; lanes past n repeat the last environment, which keeps them finite."""
         packs, components, lanes = self.tensor.shape
@@ -106,13 +128,15 @@ class _Step(torch.autograd.Function):
     def forward(ctx: Any, simulation: Simulation, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs, ctx.tape = simulation.forward(inputs, keep=any(ctx.needs_input_grad))
         ctx.simulation = simulation
+        ctx.set_materialize_grads(False)  # an output that nothing depends on costs no tensor of zeros
         ctx.save_for_backward(*inputs)
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *ctx.simulation.adjoint(ctx.saved_tensors, bars, ctx.tape))
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        return (None, *ctx.simulation.adjoint(ctx.saved_tensors, bars, ctx.tape, wanted))
 
 
 def step(simulation: Simulation, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -42,6 +42,25 @@ class Planes(Buffer):
         """Writes the buffer into a [packs, particle_count, ...] tensor."""
         target.flatten(2).copy_(self._planes[:, :, : self._count].transpose(1, 2))
 
+    @property
+    def width(self) -> int:
+        """Particles that lie side by side, padded to whole vectors."""
+        return self._planes.shape[2]
+
+    @property
+    def components(self) -> int:
+        """Components of a particle."""
+        return self._planes.shape[1]
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Sees [packs, particle_count, ...] values as [packs, particle_count, components]."""
+        return values.flatten(2)
+
+    def place(self, rows: Tensor) -> tuple[int, ...]:
+        """Where `rows` lie: a pack is one environment, and its items are the particles."""
+        environment, particle, component = rows.stride()
+        return rows.data_ptr(), environment, particle, component, self._count, 0
+
 
 class MpmWorkspace(Workspace):
     """Particle states before every substep, one grid, and one set of adjoints."""
@@ -62,7 +81,7 @@ class MpmWorkspace(Workspace):
         self._shared: dict[str, Any] = scratch._shared if scratch else self._allocate_shared()
         if not transient:
             self._bars: dict[str, Buffer] = scratch._bars if scratch else self._allocate_bars(sizes)
-            self.bars = {name: self._bars[name] for name in engine.inputs}
+            self.bars = self.seeds = {name: self._bars[name] for name in engine.inputs}
 
     def _buffer(self, components: int) -> Buffer:
         engine = self._engine

@@ -42,16 +42,19 @@ class Buffer:
     Attributes:
         tensor: Shape [packs, components, lanes].
         array: The same memory for kernels, shape [packs, components * lanes].
+        components: Components of an item.
+        width: Items that lie side by side: lanes.
     """
 
     def __init__(self, packs: int, components: int, lanes: int, dtype: torch.dtype, device: torch.device) -> None:
         self.tensor = torch.zeros(packs, components, lanes, dtype=dtype, device=device)
         self.array: Any = wp.from_torch(self.tensor.view(packs, components * lanes), requires_grad=False)
+        self.components, self.width = components, lanes
 
     def head(self, components: int) -> Buffer:
         """The first components, in the same memory; kernels go on seeing all."""
         part = copy(self)
-        part.tensor = self.tensor[:, :components]
+        part.tensor, part.components = self.tensor[:, :components], components
         return part
 
     def entries(self, components: int, first: int, count: int) -> Buffer:
@@ -59,6 +62,7 @@ class Buffer:
         part = copy(self)
         packs, _, lanes = self.tensor.shape
         part.tensor = self.tensor[:, first * components : (first + count) * components]
+        part.components = count * components
         part.array = wp.from_torch(self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False)
         return part
 
@@ -67,24 +71,14 @@ class Buffer:
         """Size in memory [B]."""
         return self.tensor.numel() * self.tensor.element_size()
 
-    @property
-    def width(self) -> int:
-        """Items that lie side by side: lanes."""
-        return self.tensor.shape[2]
-
-    @property
-    def components(self) -> int:
-        """Components of an item."""
-        return self.tensor.shape[1]
-
     def rows(self, values: Tensor) -> Tensor:
         """Sees [n, ...] values as [n, components], copying them only where their strides leave no other way."""
-        return values.reshape(len(values), self.components)
+        return values if values.dim() == 2 else values.reshape(values.shape[0], self.components)
 
     def place(self, rows: Tensor) -> tuple[int, ...]:
         """Where `rows` lie: address, strides of a pack, an item and a component, items, and items passed by a pack."""
         (across, along), lanes = rows.stride(), self.width
-        return rows.data_ptr(), lanes * across, across, along, len(rows), lanes
+        return rows.data_ptr(), lanes * across, across, along, rows.shape[0], lanes
 
     def load(self, values: Tensor) -> None:
         """Fills the lanes from [n, ...] values; lanes past n repeat the last environment, which keeps them finite."""

@@ -70,7 +70,7 @@ class Simulation:
         self._limit = budget // self.threads
         self._executor = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._cores: dict[tuple[int, int], list[Core]] = {}
-        self._threads_for: dict[int, int] = {}
+        self._runs_of: dict[int, list[Run]] = {}
 
     def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Advances by one control step.
@@ -81,12 +81,13 @@ class Simulation:
         Returns:
             The outputs, [N, *shape] views whose memory runs environment by environment.
         """
-        ordered = tuple(inputs[name].to(self.physics.dtype) for name in self.physics.inputs)
+        given, dtype = (inputs[name] for name in self.physics.inputs), self.physics.dtype
+        ordered = tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in given)
         return dict(zip(self.physics.outputs, step(self, ordered), strict=True))
 
     def forward(self, inputs: Sequence[Tensor], *, keep: bool) -> tuple[tuple[Tensor, ...], Tape]:
         """Runs a step outside autograd; with `keep`, the tape holds what its adjoint can use."""
-        n = len(inputs[0])
+        n = inputs[0].shape[0]
         outputs = tuple(self.physics.empty(n, name) for name in self.physics.outputs)
         runs = self._runs(n)
         tape = Tape(runs)
@@ -95,7 +96,7 @@ class Simulation:
         for run in runs:
             recorded = tape.keep(run.core, self._limit) if keep else None
             passage = (recorded or run.core.transient).forward
-            crossings.append([passage.between(_cut(inputs, run.rows), _cut(outputs, run.rows))])
+            crossings.append([passage.between(run.part(inputs), run.part(outputs))])
         self._cross(runs, crossings)
         return outputs, tape
 
@@ -103,19 +104,24 @@ class Simulation:
         self, inputs: Sequence[Tensor], bars: Sequence[Tensor | None], tape: Tape, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Returns the adjoint of every input that is wanted, given those of the outputs; None stands for zeros."""
-        n = len(inputs[0])
+        n = inputs[0].shape[0]
         needed = zip(self.physics.inputs, wanted, strict=True)
         results = tuple(self.physics.empty(n, name) if want else None for name, want in needed)
         crossings = []
         for run, kept in zip(tape.runs, tape.kept, strict=True):
             recorded = kept or run.core.scratch
-            back = recorded.adjoint.between(_cut(bars, run.rows), _cut(results, run.rows))
+            back = recorded.adjoint.between(run.part(bars), run.part(results))
             # A run whose substeps were not kept repeats them first.
-            crossings.append([back] if kept else [recorded.recompute.between(_cut(inputs, run.rows), ()), back])
+            crossings.append([back] if kept else [recorded.recompute.between(run.part(inputs), ()), back])
         self._cross(tape.runs, crossings)
         return results
 
     def _runs(self, n: int) -> list[Run]:
+        if n not in self._runs_of:
+            self._runs_of[n] = self._share_out(n)
+        return self._runs_of[n]
+
+    def _share_out(self, n: int) -> list[Run]:
         """Which environments run together, and on which core.
 
         A GPU takes all packs at once. CPU cores share them evenly, each in runs of at most `packs_per_run`.
@@ -123,18 +129,18 @@ class Simulation:
         physics = self.physics
         packs, threads = -(-n // physics.lanes), self._threads(n)
         if physics.device.type != "cuda":
-            rounds = -(-packs // (threads * physics.packs_per_run))
-            packs = -(-packs // (threads * rounds))
+            rounds = max(1, -(-packs // (threads * physics.packs_per_run)))
+            packs = max(1, -(-packs // (threads * rounds)))
         cores, size = self._cores_for(packs, threads), packs * physics.lanes
         starts = range(0, n, size)
-        return [Run(cores[i % threads], i % threads, slice(at, min(at + size, n))) for i, at in enumerate(starts)]
+        return [Run(cores[i % threads], i % threads, slice(at, min(at + size, n)), n) for i, at in enumerate(starts)]
 
     def _threads(self, n: int) -> int:
         """All threads, or one where it has done `n` environments before the others have woken."""
-        if self.threads > 1 and n not in self._threads_for:
-            others = (1.0 - 1.0 / self.threads) * -(-n // self.physics.lanes) * self._pack_seconds
-            self._threads_for[n] = self.threads if others > WORTH_WAKING_SECONDS else 1
-        return self._threads_for.get(n, 1)
+        if self.threads == 1:
+            return 1
+        others = (1.0 - 1.0 / self.threads) * -(-n // self.physics.lanes) * self._pack_seconds
+        return self.threads if others > WORTH_WAKING_SECONDS else 1
 
     @cached_property
     def _pack_seconds(self) -> float:
@@ -152,6 +158,9 @@ class Simulation:
 
         What is left to other threads lets go of the interpreter but for a moment between runs.
         """
+        if len(runs) == 1:
+            _run_all(crossings[0])
+            return
         shares: list[list[Crossing]] = [[] for _ in range(self.threads)]
         for run, mine in zip(runs, crossings, strict=True):
             shares[run.place] += mine
@@ -165,7 +174,3 @@ class Simulation:
 def _run_all(crossings: Sequence[Crossing]) -> None:
     for crossing in crossings:
         crossing.run()
-
-
-def _cut(tensors: Sequence[Tensor | None], rows: slice) -> list[Tensor | None]:
-    return [None if tensor is None else tensor[rows] for tensor in tensors]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -77,9 +76,8 @@ class Physics(ABC):
         Unless overridden environments lie innermost: copying a pack out is then a copy of whole vectors.
         """
         shape = self.inputs[name] if name in self.inputs else self.outputs[name]
-        inner = accumulate(reversed(shape[1:]), operator.mul, initial=n)
-        strides = (1, *reversed(list(inner))) if shape else (1,)
-        return torch.empty_strided((n, *shape), strides, dtype=self.dtype, device=self.device)
+        strides = [n * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        return torch.empty_strided((n, *shape), (1, *strides), dtype=self.dtype, device=self.device)
 
     @abstractmethod
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
@@ -157,11 +155,19 @@ class Run(NamedTuple):
         core: The workspaces they run in.
         place: Which core of the processor that is.
         rows: The environments.
+        n: Number of environments in the whole batch.
     """
 
     core: Core
     place: int
     rows: slice
+    n: int
+
+    def part(self, tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """These environments' share of tensors of the whole batch."""
+        if self.rows == slice(0, self.n):
+            return tensors
+        return [None if tensor is None else tensor[self.rows] for tensor in tensors]
 
 
 class Tape:

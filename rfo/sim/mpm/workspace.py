@@ -28,6 +28,7 @@ class Planes(Buffer):
         super().__init__(packs, components * engine.stride, 1, engine.dtype, engine.device)
         self._planes = self.tensor.view(packs, components, engine.stride)
         self._count = engine.model.particle_count
+        self.components, self.width = components, engine.stride
 
     def load(self, values: Tensor) -> None:
         """Fills the buffer from [packs, particle_count, ...] values."""
@@ -41,16 +42,6 @@ class Planes(Buffer):
     def store(self, target: Tensor) -> None:
         """Writes the buffer into a [packs, particle_count, ...] tensor."""
         target.flatten(2).copy_(self._planes[:, :, : self._count].transpose(1, 2))
-
-    @property
-    def width(self) -> int:
-        """Particles that lie side by side, padded to whole vectors."""
-        return self._planes.shape[2]
-
-    @property
-    def components(self) -> int:
-        """Components of a particle."""
-        return self._planes.shape[1]
 
     def rows(self, values: Tensor) -> Tensor:
         """Sees [packs, particle_count, ...] values as [packs, particle_count, components]."""

@@ -8,17 +8,18 @@ tasks never learn which strategy was chosen, and every strategy returns the same
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
+from functools import partial
 from typing import Literal
 
 import psutil
+import torch
 from torch import Tensor
 
 from rfo.sim.bridge import step
+from rfo.sim.crew import Crew
 from rfo.sim.passage import Crossing
 from rfo.sim.workspace import Core, Physics, Run, Tape, Workspace
 
@@ -26,7 +27,7 @@ __all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace", "preferred_sto
 
 Store = Literal["auto", "substep", "control"]
 
-WORTH_WAKING_SECONDS = 4e-5
+WORTH_WAKING_SECONDS = 8e-5
 """What other cores must have to do in a forward step for waking them, which takes as long or longer, to pay.
 
 An adjoint takes about three times a forward step.
@@ -68,7 +69,7 @@ class Simulation:
         self._capture = capture
         budget = {"control": 0, "substep": 1 << 62, "auto": psutil.virtual_memory().total // 4}[store]
         self._limit = budget // self.threads
-        self._executor = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+        self._crew = Crew(self.threads)
         self._cores: dict[tuple[int, int], list[Core]] = {}
         self._runs_of: dict[int, list[Run]] = {}
 
@@ -87,88 +88,99 @@ class Simulation:
 
     def forward(self, inputs: Sequence[Tensor], *, keep: bool) -> tuple[tuple[Tensor, ...], Tape]:
         """Runs a step outside autograd; with `keep`, the tape holds what its adjoint can use."""
-        n = inputs[0].shape[0]
-        outputs = tuple(self.physics.empty(n, name) for name in self.physics.outputs)
-        runs = self._runs(n)
-        tape = Tape(runs)
-        crossings = []
-        # Workspaces are acquired here because recording needs the main thread; replaying does not.
-        for run in runs:
-            recorded = tape.keep(run.core, self._limit) if keep else None
-            passage = (recorded or run.core.transient).forward
-            crossings.append([passage.between(run.part(inputs), run.part(outputs))])
-        self._cross(runs, crossings)
+        outputs = tuple(self.physics.empty(inputs[0].shape[0], name) for name in self.physics.outputs)
+        tape = Tape(self._runs(inputs[0].shape[0]))
+        self._cross(tape.runs, self._forward_crossings(inputs, outputs, tape, keep))
         return outputs, tape
 
     def adjoint(
         self, inputs: Sequence[Tensor], bars: Sequence[Tensor | None], tape: Tape, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Returns the adjoint of every input that is wanted, given those of the outputs; None stands for zeros."""
-        n = inputs[0].shape[0]
-        needed = zip(self.physics.inputs, wanted, strict=True)
-        results = tuple(self.physics.empty(n, name) if want else None for name, want in needed)
+        # In the memory order of the input, as autograd likes its gradients.
+        results = tuple(torch.empty_like(x) if want else None for x, want in zip(inputs, wanted, strict=True))
+        self._cross(tape.runs, self._adjoint_crossings(inputs, bars, tape, results))
+        return results
+
+    def replays(self, inputs: Sequence[Tensor], steps: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What `steps` control steps cost without torch: their recorded schedules, ready to be replayed.
+
+        Every step starts from the same inputs and has workspaces of its own, as those of a window have.
+
+        Returns:
+            All steps forward; all steps forward and then, last first, backward.
+        """
+        outputs = [self.physics.empty(inputs[0].shape[0], name) for name in self.physics.outputs]
+        bars = [torch.ones_like(output) for output in outputs]
+        results = [torch.empty_like(x) for x in inputs]
+        tapes = [Tape(self._runs(inputs[0].shape[0])) for _ in range(steps)]
+        ahead = [self._forward_crossings(inputs, outputs, tape, True) for tape in tapes]
+        back = [self._adjoint_crossings(inputs, bars, tape, results) for tape in tapes]
+
+        def forward() -> None:
+            for tape, crossings in zip(tapes, ahead, strict=True):
+                self._cross(tape.runs, crossings)
+
+        def gradient() -> None:
+            forward()
+            for tape, crossings in zip(reversed(tapes), reversed(back), strict=True):
+                self._cross(tape.runs, crossings)
+
+        return forward, gradient
+
+    def _forward_crossings(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tape: Tape, keep: bool
+    ) -> list[list[Crossing]]:
+        """What each run does. Workspaces are taken here: recording needs the main thread, replaying does not."""
+        crossings = []
+        for run in tape.runs:
+            recorded = tape.keep(run.core, self._limit) if keep else None
+            passage = (recorded or run.core.transient).forward
+            crossings.append([passage.between(run.part(inputs), run.part(outputs))])
+        return crossings
+
+    def _adjoint_crossings(
+        self, inputs: Sequence[Tensor], bars: Sequence[Tensor | None], tape: Tape, results: Sequence[Tensor | None]
+    ) -> list[list[Crossing]]:
+        """What each run does; one whose substeps were not kept repeats them first."""
         crossings = []
         for run, kept in zip(tape.runs, tape.kept, strict=True):
             recorded = kept or run.core.scratch
             back = recorded.adjoint.between(run.part(bars), run.part(results))
-            # A run whose substeps were not kept repeats them first.
             crossings.append([back] if kept else [recorded.recompute.between(run.part(inputs), ()), back])
-        self._cross(tape.runs, crossings)
-        return results
+        return crossings
 
     def _runs(self, n: int) -> list[Run]:
+        """Which environments run together, and on which core; others are not woken for what one has done sooner."""
         if n not in self._runs_of:
-            self._runs_of[n] = self._share_out(n)
+            self._runs_of[n] = self._share_out(n, self.threads)
+            *_, last = self._runs_of[n]
+            if last.place and last.core.transient.forward.time() * last.place < WORTH_WAKING_SECONDS:
+                self._runs_of[n] = self._share_out(n, 1)
         return self._runs_of[n]
 
-    def _share_out(self, n: int) -> list[Run]:
-        """Which environments run together, and on which core.
-
-        A GPU takes all packs at once. CPU cores share them evenly, each in runs of at most `packs_per_run`.
-        """
+    def _share_out(self, n: int, threads: int) -> list[Run]:
+        """A GPU takes all environments at once; CPU cores share them evenly, in runs of at most `packs_per_run`."""
         physics = self.physics
-        packs, threads = -(-n // physics.lanes), self._threads(n)
+        packs = -(-n // physics.lanes)
         if physics.device.type != "cuda":
-            rounds = max(1, -(-packs // (threads * physics.packs_per_run)))
-            packs = max(1, -(-packs // (threads * rounds)))
-        cores, size = self._cores_for(packs, threads), packs * physics.lanes
+            rounds = -(-packs // (threads * physics.packs_per_run))
+            packs = -(-packs // (threads * rounds))
+        if (packs, threads) not in self._cores:
+            self._cores[packs, threads] = [Core(physics, packs, self._capture) for _ in range(threads)]
+        cores, size = self._cores[packs, threads], packs * physics.lanes
         starts = range(0, n, size)
         return [Run(cores[i % threads], i % threads, slice(at, min(at + size, n)), n) for i, at in enumerate(starts)]
-
-    def _threads(self, n: int) -> int:
-        """All threads, or one where it has done `n` environments before the others have woken."""
-        if self.threads == 1:
-            return 1
-        others = (1.0 - 1.0 / self.threads) * -(-n // self.physics.lanes) * self._pack_seconds
-        return self.threads if others > WORTH_WAKING_SECONDS else 1
-
-    @cached_property
-    def _pack_seconds(self) -> float:
-        """Duration of a forward step of one pack [s]."""
-        return self._cores_for(1, self.threads)[0].transient.forward.time()
-
-    def _cores_for(self, packs: int, threads: int) -> list[Core]:
-        """The cores' workspaces for runs of some packs."""
-        if (packs, threads) not in self._cores:
-            self._cores[packs, threads] = [Core(self.physics, packs, self._capture) for _ in range(threads)]
-        return self._cores[packs, threads]
 
     def _cross(self, runs: Sequence[Run], crossings: Sequence[Sequence[Crossing]]) -> None:
         """Runs everything, each core its own share, the first core's in this thread.
 
         What is left to other threads lets go of the interpreter but for a moment between runs.
         """
-        if len(runs) == 1:
-            _run_all(crossings[0])
-            return
-        shares: list[list[Crossing]] = [[] for _ in range(self.threads)]
+        shares: dict[int, list[Crossing]] = {}
         for run, mine in zip(runs, crossings, strict=True):
-            shares[run.place] += mine
-        own, *others = shares
-        waiting = [self._executor.submit(_run_all, share) for share in others if share] if self._executor else []
-        _run_all(own)
-        for other in waiting:
-            other.result()
+            shares.setdefault(run.place, []).extend(mine)
+        self._crew.run([partial(_run_all, share) for share in shares.values()])
 
 
 def _run_all(crossings: Sequence[Crossing]) -> None:

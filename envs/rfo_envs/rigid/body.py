@@ -87,6 +87,12 @@ class RigidTask(Task):
         forward, adjoint = self.engine.substep.operation_count, self.engine.substep_adjoint.operation_count
         return float(self.substeps * forward), float(self.substeps * adjoint)
 
+    def physics_replays(
+        self, state: State, action: Tensor, steps: int
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The recorded substeps, with actions as controls."""
+        return self.engine.replays(state["q"], state["v"], action, steps)
+
     def focus(self, kinematics: Kinematics) -> Floats:
         """What the camera follows, z up: the first link [m], shape [3]."""
         return np.asarray(kinematics.world[0].origin, dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -73,6 +73,12 @@ class RigidEngine(Physics):
         """
         result = self._simulation.step({"q": q, "v": v, "control": control, **parameters})
         return result["q"], result["v"]
+
+    def replays(
+        self, q: Tensor, v: Tensor, control: Tensor, steps: int
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The kernels of `steps` control steps alone, forward, and forward and backward (`Simulation.replays`)."""
+        return self._simulation.replays((q, v, control), steps)
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
         """Allocates the buffers of one control step."""

@@ -23,44 +23,51 @@ from rfo.sim.schedule import Schedule
 __all__ = ["Crossing", "Passage"]
 
 # A tensor is seen as [pack][component][item], where items are environments or, for one environment per pack, elements.
-# `filled` of a pack's items exist; what is left of its width repeats the last one, which keeps it finite.
-_PLACE = """\
+# `filled` of a pack's items exist; what is left of its width repeats the last one, which keeps it finite. Packs are
+# the inner loop: components of a large batch lie a power of two apart, where one would drive the other from the cache.
+_COPY = """\
 typedef wp::{dtype} S;
 const int width = {width};
 const long long* at = (const long long*)place.data;
-S* const lanes = (S*)((char*)buffer.data + thread * (size_t)buffer.strides[0]);
-S* const rows = (S*)at[0] + thread * at[1];
-const long long item = at[2], component = at[3], filled = at[4] - thread * at[5];
-const long long count = filled < 0 ? 0 : filled < width ? filled : width;
-"""
+const long long item = at[2], component = at[3];
+{absent}
+for (int c = 0; c < element_count; ++c) {{
+    for (int pack = 0; pack < buffer.shape[0]; ++pack) {{
+        S* const lanes = (S*)((char*)buffer.data + pack * (size_t)buffer.strides[0]) + c * (size_t)width;
+        S* const rows = (S*)at[0] + pack * at[1] + c * component;
+        const long long filled = at[4] - pack * at[5];
+        const long long count = filled < 0 ? 0 : filled < width ? filled : width;
+        {copy}
+    }}
+}}"""
 
-_LOAD = """\
+_LOAD = {
+    "absent": """\
 if (!at[0]) {
-    for (int k = 0; k < element_count * width; ++k) lanes[k] = 0;
+    for (int pack = 0; pack < buffer.shape[0]; ++pack) {
+        S* const lanes = (S*)((char*)buffer.data + pack * (size_t)buffer.strides[0]);
+        for (int k = 0; k < element_count * width; ++k) lanes[k] = 0;
+    }
     return;
+}""",
+    "copy": """\
+if (item == 1 && count == width) {
+            for (int k = 0; k < width; ++k) lanes[k] = rows[k];
+            continue;
+        }
+        for (int k = 0; k < count; ++k) lanes[k] = rows[k * item];
+        for (int k = count; k < width; ++k) lanes[k] = rows[(filled - 1) * item];""",
 }
-for (int c = 0; c < element_count; ++c) {
-    const S* from = rows + c * component;
-    S* to = lanes + c * (size_t)width;
-    if (item == 1 && count == width) {
-        for (int k = 0; k < width; ++k) to[k] = from[k];
-        continue;
-    }
-    for (int k = 0; k < count; ++k) to[k] = from[k * item];
-    for (int k = count; k < width; ++k) to[k] = from[(filled - 1) * item];
-}"""
 
-_STORE = """\
-if (!at[0]) return;
-for (int c = 0; c < element_count; ++c) {
-    S* to = rows + c * component;
-    const S* from = lanes + c * (size_t)width;
-    if (item == 1 && count == width) {
-        for (int k = 0; k < width; ++k) to[k] = from[k];
-        continue;
-    }
-    for (int k = 0; k < count; ++k) to[k * item] = from[k];
-}"""
+_STORE = {
+    "absent": "if (!at[0]) return;",
+    "copy": """\
+if (item == 1 && count == width) {
+            for (int k = 0; k < width; ++k) rows[k] = lanes[k];
+            continue;
+        }
+        for (int k = 0; k < count; ++k) rows[k * item] = lanes[k];""",
+}
 
 
 @dataclass(frozen=True)
@@ -165,11 +172,11 @@ class Passage:
 
     def _copy(self, name: str, buffer: Buffer, place: Any) -> None:
         dtype = scalar_name(buffer.tensor.dtype)
-        snippet = _PLACE.format(dtype=dtype, width=buffer.width) + {"load": _LOAD, "store": _STORE}[name]
+        snippet = _COPY.format(dtype=dtype, width=buffer.width, **{"load": _LOAD, "store": _STORE}[name])
         parameters = (("place", "wp.array(dtype=wp.int64)"), ("buffer", f"wp.array2d(dtype=wp.{dtype})"))
         kernel = native_kernel(f"{name}_rows", parameters, snippet)
         inputs = [buffer.components, place, buffer.array]
-        wp.launch(kernel, dim=len(buffer.tensor), inputs=inputs, device=self._device, record_tape=False)
+        wp.launch(kernel, dim=1, inputs=inputs, device=self._device, record_tape=False)
 
 
 _NOWHERE = [0] * PLACE

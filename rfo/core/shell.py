@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +134,12 @@ class VectorEnv:
         return {name: tensor.index_copy(0, index, fresh[name]) for name, tensor in state.items()}
 
     def _require_finite(self, state: State, action: Tensor, produced: State) -> None:
-        for name, tensor in produced.items():
-            # A sum is finite only if its terms are, and one number is cheaper to ask than a mask.
-            if tensor.is_floating_point() and not bool(tensor.detach().sum().isfinite()):
-                finite = tensor.detach().reshape(self.n, -1).isfinite().all(dim=1)
+        with torch.no_grad():
+            for name, tensor in produced.items():
+                # A sum is finite only if its terms are, and one number is cheaper to ask than a mask.
+                if not tensor.is_floating_point() or math.isfinite(tensor.sum().item()):
+                    continue
+                finite = tensor.reshape(self.n, -1).isfinite().all(dim=1)
                 if bool(finite.all()):
                     continue
                 index = int((~finite).nonzero()[0])

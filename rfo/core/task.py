@@ -130,6 +130,12 @@ class Task(ABC):
         """Returns the arithmetic of one control step of one environment, forward and adjoint, where it is counted."""
         return None
 
+    def physics_replays(
+        self, state: State, action: Tensor, steps: int
+    ) -> tuple[Callable[[], None], Callable[[], None]] | None:
+        """Returns the kernels of control steps without torch, forward, and forward and backward, where they exist."""
+        return None
+
     def scene(self, state: State, index: int) -> Scene:
         """Returns what environment `index` looks like."""
         raise NotImplementedError(f"{self.spec.id} has no picture: implement Task.scene to record it")

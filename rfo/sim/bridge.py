@@ -15,10 +15,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rfo.sim.simulation import Simulation
 
-__all__ = ["Buffer", "constants", "scalar_name", "step", "warp_device"]
+__all__ = ["PLACE", "Buffer", "constants", "scalar_name", "step", "warp_device"]
 
 wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
 wp.init()
+
+PLACE = 6
+"""Numbers that say where a tensor lies (`Buffer.place`)."""
 
 
 def scalar_name(dtype: torch.dtype) -> str:
@@ -39,16 +42,19 @@ class Buffer:
     Attributes:
         tensor: Shape [packs, components, lanes].
         array: The same memory for kernels, shape [packs, components * lanes].
+        components: Components of an item.
+        width: Items that lie side by side: lanes.
     """
 
     def __init__(self, packs: int, components: int, lanes: int, dtype: torch.dtype, device: torch.device) -> None:
         self.tensor = torch.zeros(packs, components, lanes, dtype=dtype, device=device)
         self.array: Any = wp.from_torch(self.tensor.view(packs, components * lanes), requires_grad=False)
+        self.components, self.width = components, lanes
 
     def head(self, components: int) -> Buffer:
         """The first components, in the same memory; kernels go on seeing all."""
         part = copy(self)
-        part.tensor = self.tensor[:, :components]
+        part.tensor, part.components = self.tensor[:, :components], components
         return part
 
     def entries(self, components: int, first: int, count: int) -> Buffer:
@@ -56,6 +62,7 @@ class Buffer:
         part = copy(self)
         packs, _, lanes = self.tensor.shape
         part.tensor = self.tensor[:, first * components : (first + count) * components]
+        part.components = count * components
         part.array = wp.from_torch(self.tensor.view(packs, -1)[:, first * components * lanes :], requires_grad=False)
         return part
 
@@ -63,6 +70,15 @@ class Buffer:
     def nbytes(self) -> int:
         """Size in memory [B]."""
         return self.tensor.numel() * self.tensor.element_size()
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Sees [n, ...] values as [n, components], copying them only where their strides leave no other way."""
+        return values if values.dim() == 2 else values.reshape(values.shape[0], self.components)
+
+    def place(self, rows: Tensor) -> tuple[int, ...]:
+        """Where `rows` lie: address, strides of a pack, an item and a component, items, and items passed by a pack."""
+        (across, along), lanes = rows.stride(), self.width
+        return rows.data_ptr(), lanes * across, across, along, rows.shape[0], lanes
 
     def load(self, values: Tensor) -> None:
         """Fills the lanes from [n, ...] values; lanes past n repeat the last environment, which keeps them finite."""
@@ -106,13 +122,15 @@ class _Step(torch.autograd.Function):
     def forward(ctx: Any, simulation: Simulation, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs, ctx.tape = simulation.forward(inputs, keep=any(ctx.needs_input_grad))
         ctx.simulation = simulation
+        ctx.set_materialize_grads(False)  # an output that nothing depends on costs no tensor of zeros
         ctx.save_for_backward(*inputs)
         return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *ctx.simulation.adjoint(ctx.saved_tensors, bars, ctx.tape))
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        return (None, *ctx.simulation.adjoint(ctx.saved_tensors, bars, ctx.tape, wanted))
 
 
 def step(simulation: Simulation, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

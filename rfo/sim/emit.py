@@ -253,14 +253,14 @@ def native_kernel(
     names = ", ".join(p for p, _ in parameters)
     source = (
         f"def {name}_body(thread: int, element_count: int, {arguments}): ...\n\n"
-        f"def {name}(element_count: int, {arguments}):\n    body(wp.tid(), element_count, {names})\n"
+        f"def {name}(element_count: int, {arguments}):\n    {name}_body(wp.tid(), element_count, {names})\n"
     )
     # Warp reads a kernel's source through `inspect`, which finds generated code in the line cache.
     filename = f"<law {name} {abs(hash((source, snippet)))}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     scope: dict[str, Any] = {"wp": wp}
     exec(compile(source, filename, "exec", dont_inherit=True), scope)
-    scope["body"] = wp.func_native(snippet)(scope[f"{name}_body"])
+    scope[f"{name}_body"] = wp.func_native(snippet)(scope[f"{name}_body"])
     kernel = wp.kernel(scope[name], module="unique", enable_backward=False)
     kernel.module.options["cpu_compiler_flags"] = flags
     return kernel

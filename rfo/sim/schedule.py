@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,6 @@ class Schedule:
     `prepare` runs them once eagerly, which loads the kernels, and once more to record a graph, on the CPU as on CUDA;
     later runs replay it: a tenth of a microsecond per launch instead of ten.
 
-    Attributes:
-        seconds: Duration of the last run on a CPU [s].
-
     Args:
         launches: Issues the launches; no host decisions inside.
         device: Warp device.
@@ -30,7 +26,6 @@ class Schedule:
     def __init__(self, launches: Callable[[], None], device: Any, *, capture: bool = True) -> None:
         self._launches, self._device, self._capture = launches, device, capture
         self._graph: Any = None
-        self.seconds = 0.0
 
     def prepare(self) -> None:
         """Loads kernels and records, from the main thread: recording is not thread-safe, replaying is."""
@@ -47,9 +42,7 @@ class Schedule:
             with wp.ScopedStream(stream):
                 self._run(stream)
         else:
-            started = time.perf_counter()
             self._run(None)
-            self.seconds = time.perf_counter() - started
 
     def _run(self, stream: Any) -> None:
         if self._graph is None:

@@ -1,8 +1,9 @@
 """How close the physics alone comes to what the processor can do.
 
 The physics is timed without observation and reward: control steps of random actions, forward, and forward with
-backward. Its arithmetic is counted from the kernels (a fused multiply-add as two operations); the peak is measured in
-the same run, on registers, for one core, and multiplied by the number of threads.
+backward, through torch and, where a task can replay its kernels alone, without. Its arithmetic is counted from the
+kernels (a fused multiply-add as two operations); the peak is measured in the same run, on registers, for one core, and
+multiplied by the number of threads.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Roofline:
         peak_operations_per_s: Measured peak of all threads.
         forward_percent_of_peak: Achieved share forward [%].
         gradient_percent_of_peak: Achieved share forward and backward [%].
+        kernels_forward_env_steps_per_s: Control steps per second of the recorded kernels replayed alone, with the
+            copies from and to tensors but without torch; None where they cannot be had.
+        kernels_gradient_env_steps_per_s: The same, forward and backward.
     """
 
     physics_forward_env_steps_per_s: float
@@ -37,6 +41,8 @@ class Roofline:
     peak_operations_per_s: float
     forward_percent_of_peak: float
     gradient_percent_of_peak: float
+    kernels_forward_env_steps_per_s: float | None = None
+    kernels_gradient_env_steps_per_s: float | None = None
 
 
 def roofline(
@@ -79,4 +85,10 @@ def roofline(
     peak = threads * peak_operations_per_second(str(task.dtype).removeprefix("torch."))
     operations = counted[0], counted[0] + counted[1]
     shares = [100.0 * rate * count / peak for rate, count in zip(rates, operations, strict=True)]
-    return Roofline(*rates, operations, peak, *shares)
+    replays = task.physics_replays(state, actions[0], horizon)
+    kernels = [best(_ignoring_horizon(replay)) for replay in replays] if replays else []
+    return Roofline(*rates, operations, peak, *shares, *kernels)
+
+
+def _ignoring_horizon(replay: Callable[[], None]) -> Callable[[int], None]:
+    return lambda horizon: replay()

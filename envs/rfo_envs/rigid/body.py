@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from rfo.core.colors import linear_from_srgb
 from rfo.core.scene import Scene, SceneMesh
 from rfo.core.task import Renderer, State, Task
+from rfo.sim.formula import Formula
 from rfo.sim.rigid import RigidEngine, RigidModel
 from rfo.sim.rigid.kinematics import Kinematics
 from rfo.sim.rigid.model import Geom
@@ -47,6 +49,15 @@ class RigidTask(Task):
             threads=self.threads,
         )
 
+    def formula(
+        self,
+        function: Callable[..., Mapping[str, Any]],
+        inputs: Mapping[str, tuple[int, ...]],
+        outputs: Mapping[str, tuple[int, ...]],
+    ) -> Formula:
+        """What one environment sees or is rewarded, written for numbers, as a function of the batch."""
+        return Formula(function, inputs, outputs, device=self.device, dtype=self.dtype, threads=self.threads)
+
     def scene(self, state: State, index: int) -> Scene:
         """All geoms, turned from z up to y up."""
         q = state["q"][index].detach().cpu().double().numpy()
@@ -76,6 +87,12 @@ class RigidTask(Task):
         forward, adjoint = self.engine.substep.operation_count, self.engine.substep_adjoint.operation_count
         return float(self.substeps * forward), float(self.substeps * adjoint)
 
+    def physics_replays(
+        self, state: State, action: Tensor, steps: int
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The recorded substeps, with actions as controls."""
+        return self.engine.replays(state["q"], state["v"], action, steps)
+
     def focus(self, kinematics: Kinematics) -> Floats:
         """What the camera follows, z up: the first link [m], shape [3]."""
         return np.asarray(kinematics.world[0].origin, dtype=np.float64)
@@ -90,15 +107,15 @@ class RigidTask(Task):
         return torch.as_tensor(self.model.q_rest).to(self.device, self.dtype)
 
 
-def up_z(quaternion: Tensor) -> Tensor:
-    """Vertical part of a body's z axis: 1 upright, -1 upside down; [N, 4] → [N]."""
-    x, y = quaternion[:, 1], quaternion[:, 2]
+def up_z(quaternion: Any) -> Any:
+    """Vertical part of a body's z axis: 1 upright, -1 upside down; of four numbers, expressions or tensors [N]."""
+    _, x, y, _ = quaternion
     return 1.0 - 2.0 * (x * x + y * y)
 
 
-def forward_x(quaternion: Tensor) -> Tensor:
-    """Part along the world's x of a body's x axis, [N, 4] → [N]."""
-    y, z = quaternion[:, 2], quaternion[:, 3]
+def forward_x(quaternion: Any) -> Any:
+    """Part along the world's x of a body's x axis, likewise."""
+    _, _, y, z = quaternion
     return 1.0 - 2.0 * (y * y + z * z)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from rfo.core.task import CheckSituation, Observation, State, TaskSpec
+from rfo.sim.trace import clamp, select
 from rfo_envs.rigid.body import RigidTask, uniform
 
 __all__ = ["Hopper"]
@@ -28,6 +32,12 @@ class Hopper(RigidTask):
     pitch_scale = torch.pi / 6.0
     effort = 0.1
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        state = {"q": (self.model.q_count,), "v": (self.model.v_count,)}
+        self._see = self.formula(self.see, state, self.spec.observation_shapes)
+        self._value = self.formula(self.value, {**state, "action": (self.spec.action_dim,)}, {"reward": ()})
+
     def initial_state(self, generator: torch.Generator, n: int) -> State:
         """Stands on a slightly bent leg, with noise."""
         noise = uniform(generator, self.q_rest, n, 12)
@@ -42,8 +52,11 @@ class Hopper(RigidTask):
 
     def observe(self, state: State) -> Observation:
         """Relative height, pitch, three joints, and all six velocities."""
-        q = state["q"]
-        return {"body": torch.cat([self.height(state)[:, None], q[:, 2:], state["v"]], dim=1)}
+        return self._see(q=state["q"], v=state["v"])
+
+    def see(self, q: Any, v: Any) -> dict[str, Any]:
+        """What one hopper observes."""
+        return {"body": np.concatenate([[q[1] - self.standing_height], q[2:], v])}
 
     def height(self, state: State) -> Tensor:
         """Height of the torso above its height on a straight leg [m], [N]."""
@@ -51,10 +64,14 @@ class Hopper(RigidTask):
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
         """Forward velocity, height above -0.3 m (up to 0.3, steeply punished below), upright pitch, less effort."""
-        above = (self.height(next_state) - self.low_height).clamp(-1.0, 0.3)
-        height = torch.where(above < 0.0, -200.0 * above.square(), above)
-        pitch = 1.0 - (next_state["q"][:, 2] / self.pitch_scale).square()
-        return next_state["v"][:, 0] + height + pitch - self.effort * action.square().sum(dim=1)
+        return self._value(q=next_state["q"], v=next_state["v"], action=action)["reward"]
+
+    def value(self, q: Any, v: Any, action: Any) -> dict[str, Any]:
+        """What a step to positions q and velocities v is worth to one hopper."""
+        above = clamp(q[1] - self.standing_height - self.low_height, -1.0, 0.3)
+        height = select(-above, -200.0 * above * above, above)
+        pitch = 1.0 - (q[2] / self.pitch_scale) ** 2
+        return {"reward": v[0] + height + pitch - self.effort * sum(a * a for a in action)}
 
     def terminated(self, state: State) -> Tensor:
         """The torso has fallen by 0.45 m."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
 from rfo.core.task import TaskSpec
+from rfo.sim.trace import clamp, select
 from rfo_envs.rigid.locomotion import Locomotion
 
 __all__ = ["Humanoid"]
@@ -33,7 +33,7 @@ class Humanoid(Locomotion):
         bends = {"knee": -0.3, "hip_y": -0.15, "ankle_y": -0.15}
         return next((angle for name, angle in bends.items() if name in joint), 0.0)
 
-    def height_term(self, height: Tensor) -> Tensor:
-        """Reward for standing high, [N] → [N]."""
-        above = (height - self.low_height).clamp(-1.0, 0.1)
-        return torch.where(above < 0.0, -200.0 * above.square(), 10.0 * above)
+    def height_term(self, height: Any) -> Any:
+        """Reward for standing high."""
+        above = clamp(height - self.low_height, -1.0, 0.1)
+        return select(-above, -200.0 * above * above, 10.0 * above)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rfo.core.task import CheckSituation, Observation, State
+from rfo.sim.rigid.spatial import dot
+from rfo.sim.trace import rsqrt
 from rfo_envs.rigid.body import RigidTask, forward_x, uniform, up_z
 
 __all__ = ["Locomotion"]
@@ -42,6 +45,12 @@ class Locomotion(RigidTask):
         self._stance[2] = self.standing_height
         for joint in self.model.joints[1:]:
             self._stance[joint.q_start] = self.stance(joint.name)
+        state = {"q": (self.model.q_count,), "v": (self.model.v_count,)}
+        action = {"action": (self.spec.action_dim,)}
+        drawn = dict.fromkeys(("at", "speed"), state["v"])
+        self._start = self.formula(self.start, drawn, state)
+        self._see = self.formula(self.see, {**state, **action}, self.spec.observation_shapes)
+        self._value = self.formula(self.value, {**state, **(action if self.effort else {})}, {"reward": ()})
 
     def stance(self, joint: str) -> float:
         """Where a joint stands at reset [rad], by its name."""
@@ -49,19 +58,18 @@ class Locomotion(RigidTask):
 
     def initial_state(self, generator: torch.Generator, n: int) -> State:
         """Stands, with noise on position, attitude (by up to 7.5 degrees about each axis), joints and velocities."""
-        like, joint_count = self._stance, len(self._stance) - 7
-        noise = uniform(generator, like, n, 6 + joint_count)
-        half = 0.5 * (torch.pi / 24.0) * noise[:, 3:6]
-        quaternion = torch.cat([torch.ones_like(half[:, :1]), half], dim=1)
-        quaternion = quaternion / quaternion.norm(dim=1, keepdim=True)
-        position = like[:3] + self.spread * noise[:, :3]
-        joints = like[7:] + self.joint_spread * noise[:, 6:]
-        v = 0.25 * uniform(generator, like, n, self.model.v_count)
-        return {
-            "q": torch.cat([position, quaternion, joints], dim=1),
-            "v": v,
-            "action": torch.zeros(n, self.spec.action_dim, device=self.device, dtype=self.dtype),
-        }
+        like, count = self._stance, self.model.v_count
+        drawn = {name: uniform(generator, like, n, count) for name in ("at", "speed")}
+        action = torch.zeros(n, self.spec.action_dim, device=self.device, dtype=self.dtype)
+        return {**self._start(**drawn), "action": action}
+
+    def start(self, at: Any, speed: Any) -> dict[str, Any]:
+        """Where one body starts, given numbers from [-1, 1] for each of its degrees of freedom."""
+        stance = self._stance.double().numpy(force=True)
+        half = 0.5 * (np.pi / 24.0) * at[3:6]
+        quaternion = np.array([1.0, *half]) * rsqrt(1.0 + dot(half, half))
+        position, joints = stance[:3] + self.spread * at[:3], stance[7:] + self.joint_spread * at[6:]
+        return {"q": np.concatenate([position, quaternion, joints]), "v": 0.25 * speed}
 
     def dynamics(self, state: State, action: Tensor) -> State:
         """Advances the bodies with the action as control."""
@@ -69,21 +77,26 @@ class Locomotion(RigidTask):
         return {"q": q, "v": v, "action": action}
 
     def observe(self, state: State) -> Observation:
-        """Everything but where it is along x and y."""
-        q, v = state["q"], state["v"]
-        quaternion = q[:, 3:7]
-        directions = torch.stack([up_z(quaternion), forward_x(quaternion)], dim=1)
-        return {"body": torch.cat([q[:, 2:7], v[:, :6], q[:, 7:], 0.1 * v[:, 6:], directions, state["action"]], dim=1)}
+        """Everything but where it is along x and y; see `see`."""
+        return self._see(q=state["q"], v=state["v"], action=state["action"])
+
+    def see(self, q: Any, v: Any, action: Any) -> dict[str, Any]:
+        """What one body observes."""
+        directions = [up_z(q[3:7]), forward_x(q[3:7])]
+        return {"body": np.concatenate([q[2:7], v[:6], q[7:], 0.1 * v[6:], directions, action])}
 
     def reward(self, state: State, action: Tensor, next_state: State) -> Tensor:
-        """Forward velocity [m/s] + up + heading + height term - effort."""
-        q, v = next_state["q"], next_state["v"]
-        quaternion = q[:, 3:7]
-        total = v[:, 0] + self.up_weight * up_z(quaternion) + forward_x(quaternion) + self.height_term(q[:, 2])
-        return total - self.effort * action.square().sum(dim=1) if self.effort else total
+        """Forward velocity [m/s] + up + heading + height term - effort; see `value`."""
+        effort = {"action": action} if self.effort else {}
+        return self._value(q=next_state["q"], v=next_state["v"], **effort)["reward"]
 
-    def height_term(self, height: Tensor) -> Tensor:
-        """Reward for standing high, [N] → [N]."""
+    def value(self, q: Any, v: Any, action: Any = ()) -> dict[str, Any]:
+        """What a step to positions q and velocities v is worth to one body."""
+        total = v[0] + self.up_weight * up_z(q[3:7]) + forward_x(q[3:7]) + self.height_term(q[2])
+        return {"reward": total - self.effort * sum(a * a for a in action)}
+
+    def height_term(self, height: Any) -> Any:
+        """Reward for standing high."""
         return height - self.falling_height
 
     def terminated(self, state: State) -> Tensor:
@@ -96,7 +109,7 @@ class Locomotion(RigidTask):
 
     def metrics(self, state: State) -> dict[str, Tensor]:
         """Height of the base and the vertical part of its up axis."""
-        return {"height": state["q"][:, 2], "up": up_z(state["q"][:, 3:7])}
+        return {"height": state["q"][:, 2], "up": up_z(state["q"][:, 3:7].unbind(1))}
 
     def check_situations(self, generator: torch.Generator, n: int) -> dict[str, CheckSituation]:
         """In the air, standing, and sliding on the ground."""

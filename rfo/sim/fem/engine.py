@@ -46,8 +46,6 @@ class FemPhysics(Physics):
             environment.
     """
 
-    outputs = ("x", "v")
-
     def __init__(
         self,
         model: FemModel,
@@ -71,7 +69,8 @@ class FemPhysics(Physics):
         self.model, self.dt, self.substeps = model, dt, substeps
         self.device, self.dtype = torch.device(device), dtype
         vertex_count = len(model.vertices)
-        self.inputs = {"x": (vertex_count, 3), "v": (vertex_count, 3), "muscle": (model.muscle_count,)}
+        self.outputs = {"x": (vertex_count, 3), "v": (vertex_count, 3)}
+        self.inputs = {**self.outputs, "muscle": (model.muscle_count,)}
         self.inputs |= {name: (len(model.tets),) for name in self.tet_parameters}
         self.inputs |= {name: () for name in self.contact_parameters}
         if model.obstacles:
@@ -189,7 +188,7 @@ class _FemWorkspace(Workspace):
             self._bars: dict[str, Buffer] = (
                 scratch._bars if scratch else {name: buffers(1, size)[0] for name, size in sizes.items()}
             )
-            self.bars = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
+            self.bars = self.seeds = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
         self._shared: dict[str, Any] = {}
         if engine.self_contact is not None:
             sizes_shared = engine.self_contact.scratch

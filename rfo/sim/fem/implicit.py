@@ -230,7 +230,7 @@ class _ImplicitWorkspace(Workspace):
             self._bars: dict[str, Buffer] = (
                 scratch._bars if scratch else {name: buffers(1, size)[0] for name, size in sizes.items()}
             )
-            self.bars = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
+            self.bars = self.seeds = {**self._bars, "muscle": self._bars["muscle"].head(muscle_count)}
         self._device = warp_device(engine.device)
         self._counts = {"vertex": vertex_count, "tet": len(engine.model.tets), "slot": engine.pattern.slot_count}
 

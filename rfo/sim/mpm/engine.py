@@ -62,7 +62,6 @@ class MpmEngine(Physics):
             CPUs run slowly; None for what suits the device.
     """
 
-    outputs = ("x", "v", "c", "s", "flags")
     lanes = 1
 
     def __init__(
@@ -94,6 +93,7 @@ class MpmEngine(Physics):
             "tools": (substeps, len(model.tools), FRAME),
             "figures": (count, *law.inputs["figures"].shape),
         }
+        self.outputs = {name: self.inputs[name] for name in ("x", "v", "c", "s", "flags")}
         threads_each = cuda or transfers == "threads"
         width = lanes_for("", cuda=True) if threads_each else WIDTH
         self.stride = -(-count // width) * width

@@ -28,6 +28,7 @@ class Planes(Buffer):
         super().__init__(packs, components * engine.stride, 1, engine.dtype, engine.device)
         self._planes = self.tensor.view(packs, components, engine.stride)
         self._count = engine.model.particle_count
+        self.components, self.width = components, engine.stride
 
     def load(self, values: Tensor) -> None:
         """Fills the buffer from [packs, particle_count, ...] values."""
@@ -41,6 +42,15 @@ class Planes(Buffer):
     def store(self, target: Tensor) -> None:
         """Writes the buffer into a [packs, particle_count, ...] tensor."""
         target.flatten(2).copy_(self._planes[:, :, : self._count].transpose(1, 2))
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Sees [packs, particle_count, ...] values as [packs, particle_count, components]."""
+        return values.flatten(2)
+
+    def place(self, rows: Tensor) -> tuple[int, ...]:
+        """Where `rows` lie: a pack is one environment, and its items are the particles."""
+        environment, particle, component = rows.stride()
+        return rows.data_ptr(), environment, particle, component, self._count, 0
 
 
 class MpmWorkspace(Workspace):
@@ -62,7 +72,7 @@ class MpmWorkspace(Workspace):
         self._shared: dict[str, Any] = scratch._shared if scratch else self._allocate_shared()
         if not transient:
             self._bars: dict[str, Buffer] = scratch._bars if scratch else self._allocate_bars(sizes)
-            self.bars = {name: self._bars[name] for name in engine.inputs}
+            self.bars = self.seeds = {name: self._bars[name] for name in engine.inputs}
 
     def _buffer(self, components: int) -> Buffer:
         engine = self._engine

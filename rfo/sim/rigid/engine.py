@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,7 +33,6 @@ class RigidEngine(Physics):
         parameters: Groups of figures that `step` takes as factors, with gradients.
     """
 
-    outputs = ("q", "v")
     packs_per_run = 64
 
     def __init__(
@@ -53,6 +52,7 @@ class RigidEngine(Physics):
         self.device, self.dtype = torch.device(device), dtype
         self.inputs = {"q": (model.q_count,), "v": (model.v_count,), "control": (len(model.actuators),)}
         self.inputs |= {name: (model.parameter_count(name),) for name in parameters}
+        self.outputs = {name: self.inputs[name] for name in ("q", "v")}
         cuda = self.device.type == "cuda"
         self.lanes = lanes_for(scalar_name(dtype), cuda=cuda)
         laws = (substep_law, adjoint_law)
@@ -73,6 +73,12 @@ class RigidEngine(Physics):
         """
         result = self._simulation.step({"q": q, "v": v, "control": control, **parameters})
         return result["q"], result["v"]
+
+    def replays(
+        self, q: Tensor, v: Tensor, control: Tensor, steps: int
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The kernels of `steps` control steps alone, forward, and forward and backward (`Simulation.replays`)."""
+        return self._simulation.replays((q, v, control), steps)
 
     def workspace(self, packs: int, scratch: Workspace | None, *, transient: bool) -> Workspace:
         """Allocates the buffers of one control step."""
@@ -108,6 +114,7 @@ class _RigidWorkspace(Workspace):
         self._arrays |= {f"{name}_next": part.array for name, part in after.items()}
         if not transient:
             self.bars = scratch.bars if scratch else {name: buffer(size) for name, size in sizes.items()}
+            self.seeds = self.bars
             self._arrays |= {f"bar_{name}": part.array for name, part in self.bars.items()}
         self._launch = {"elements": steps, "packs": packs, "device": warp_device(engine.device)}
 

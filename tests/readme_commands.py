@@ -24,6 +24,7 @@ SMALL = {
     "rfo train": "--set env_steps=1024 --set eval_interval=0 --set eval_episodes=2",
     "rfo demo": "--set env_steps=1024 --set eval_interval=0 --set eval_episodes=2 --set expected_return=null",
     "rfo eval": "--episodes 2",
+    "rfo export": "--episodes 2",
     "rfo record": "--seconds 0.2 --width 160 --height 90",
     "rfo bench": "--envs 4 --horizon 4",
 }

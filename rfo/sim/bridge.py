@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rfo.sim.simulation import Simulation
 
-__all__ = ["Buffer", "Rows", "constants", "scalar_name", "step", "warp_device"]
+__all__ = ["Buffer", "constants", "scalar_name", "step", "warp_device"]
 
 wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
 wp.init()
@@ -82,34 +82,6 @@ class Buffer:
             target.copy_(rows[0, : len(target)])
         else:
             target.copy_(rows.reshape(packs * lanes, components)[: len(target)])
-
-
-class Rows:
-    """Memory that torch and Warp both see, laid out as torch lays out a tensor; for kernels with `Row` access.
-
-    What a batch of small states costs at the border is then a plain copy here, and the transposition is a kernel's.
-
-    Attributes:
-        tensor: Shape [packs * lanes, components].
-        array: The same memory for kernels, shape [packs, lanes * components].
-    """
-
-    def __init__(self, packs: int, components: int, lanes: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.tensor = torch.zeros(packs * lanes, components, dtype=dtype, device=device)
-        self.array: Any = wp.from_torch(self.tensor.view(packs, lanes * components), requires_grad=False)
-
-    def load(self, values: Tensor) -> None:
-        """Fills the rows from [n, ...] values; rows past n repeat the last, which keeps them finite."""
-        n = len(values)
-        rows = values.reshape(n, -1)
-        self.tensor[:n].copy_(rows)
-        if n < len(self.tensor):
-            self.tensor[n:] = rows[-1]
-
-    def store(self, target: Tensor) -> None:
-        """Writes the rows into a [n, ...] tensor, ignoring those past n."""
-        n = len(target)
-        target.view(n, -1).copy_(self.tensor[:n])
 
 
 def constants(values: Mapping[str, npt.NDArray[Any]], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

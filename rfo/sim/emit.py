@@ -10,7 +10,7 @@ from typing import Any
 
 import warp as wp
 
-from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Row, Single, Table, Uniform
+from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table, Uniform
 from rfo.sim.trace import OPERATIONS, Expr, topological
 from rfo.sim.vector_math import FUNCTIONS, lane_functions, scalar_functions
 
@@ -22,15 +22,6 @@ CPU_COMPILER_FLAGS = "-march=native -mprefer-vector-width=512 -ffp-contract=fast
 
 # Numbers below 1e-38 cost a processor a hundred cycles each, and decaying activations and adjoints reach them. They
 # count as zero inside a kernel, as on CUDA's fast paths and in most neural network libraries.
-# How vectors of lanes are read from and written to rows of torch tensors.
-ROW_FUNCTIONS = """\
-struct {
-    V operator()(const S* at, int row) const { V v; for (int k = 0; k < LANES; ++k) v[k] = at[k * row]; return v; }
-} from_rows;
-struct {
-    void operator()(S* at, int row, V v) const { for (int k = 0; k < LANES; ++k) at[k * row] = v[k]; }
-} to_rows;"""
-
 FLUSH_DENORMALS = """\
 #if defined(__SSE__)
 struct Flush {
@@ -55,7 +46,7 @@ class Source:
         """(name, Warp type) of each array."""
         scalar = f"wp.{self.dtype}"
         result: dict[str, str] = {}
-        for name, access in self._accesses.items():
+        for name, access in {**self.law.inputs, **self.law.outputs}.items():
             shared = isinstance(access, (Fixed, Uniform))
             result[name] = f"wp.array(dtype={scalar})" if shared else f"wp.array2d(dtype={scalar})"
             if isinstance(access, Corners):
@@ -123,16 +114,12 @@ class Source:
             vector = [f"typedef S V __attribute__((ext_vector_type({self.lanes}), aligned({size})));"]
             place = ["const int pack = thread;"]
             inline = lane_functions(functions, self.dtype, self.lanes)
-            if any(isinstance(access, Row) for access in self._accesses.values()):
-                inline.append(ROW_FUNCTIONS.replace("LANES", str(self.lanes)))
         return [f"typedef {scalar} S;", *vector, "const S ZERO = 0;", *inline, *place]
 
     def _pointers(self) -> Iterator[str]:
         for name, kind in self.parameters():
             if "array2d" in kind:
-                access = self._accesses.get(name)
-                lane = f" + lane * {_row(access)}" if isinstance(access, Row) else " + lane"
-                lane = lane if self.cuda else ""
+                lane = " + lane" if self.cuda else ""
                 yield f"S* {name}_at = (S*)((char*){name}.data + pack * (size_t){name}.strides[0]){lane};"
 
     def _corner_lines(self) -> Iterator[str]:
@@ -144,14 +131,8 @@ class Source:
         for index, n in counts.items():
             yield f"const int* {index}_at = {index}.data + e * {n};"
 
-    @property
-    def _accesses(self) -> dict[str, Access]:
-        return {**self.law.inputs, **self.law.outputs}
-
     def _place(self, name: str, access: Access, i: int) -> str:
         """Pointer to component `i` (flattened) of the element's values."""
-        if isinstance(access, Row):
-            return f"{name}_at + e * {access.components} + {i}"
         if isinstance(access, Corners):
             corner, component = divmod(i, access.components)
             return f"{name}_at + ({access.index}_at[{corner}] * {access.components} + {component}) * {self.lanes}"
@@ -176,8 +157,6 @@ class Source:
                         continue
                     where = f"e * {access.components} + {i}" if isinstance(access, Fixed) else f"{i}"
                     yield f"const S {name}_{i} = {name}.data[{where}];"
-                elif isinstance(access, Row) and not self.cuda:
-                    yield f"const V {name}_{i} = from_rows({self._place(name, access, i)}, {_row(access)});"
                 else:
                     yield f"const V {name}_{i} = *(const V*)({self._place(name, access, i)});"
 
@@ -214,17 +193,10 @@ class Source:
                     continue
                 place = self._place(name, access, i)
                 shared = isinstance(access, Corners) or (isinstance(access, Single) and self.law.order == "any")
-                if isinstance(access, Row) and not self.cuda:
-                    yield f"to_rows({place}, {_row(access)}, V({self.names[node]}));"
-                elif self.cuda and shared:
+                if self.cuda and shared:
                     yield f"atomicAdd({place}, {self.names[node]});"
                 else:
                     yield f"*(V*)({place}) {'+=' if adds else '='} {self.names[node]};"
-
-
-def _row(access: Access) -> str:
-    """Numbers that an environment has in an array with `Row` access."""
-    return f"(element_count * {access.components})"
 
 
 def gate_lines(gate: str, lanes: int, cuda: bool) -> list[str]:

@@ -2,8 +2,7 @@
 
 Memory of an array with `Item` or `Corners` access is [pack][item][component][lane], of one with `Planar` access
 [pack][component][item][lane]: environments (or, where one environment fills a pack, consecutive elements) lie side by
-side in lanes, so one vector instruction advances 16 of them. `Row` access is for memory laid out as torch lays out a
-tensor, [pack][lane][item][component]. On the CPU one Warp thread walks a pack's elements with
+side in lanes, so one vector instruction advances 16 of them. On the CPU one Warp thread walks a pack's elements with
 vectors as wide as the lanes; on CUDA the same statements run with one thread for every element and lane.
 """
 
@@ -17,7 +16,7 @@ import warp as wp
 
 from rfo.core.waiting import waiting
 from rfo.sim.emit import CPU_COMPILER_FLAGS, Source, native_kernel
-from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Row, Single, Table, Uniform
+from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table, Uniform
 
 __all__ = [
     "Access",
@@ -27,7 +26,6 @@ __all__ = [
     "Kernel",
     "Law",
     "Planar",
-    "Row",
     "Single",
     "Table",
     "Uniform",

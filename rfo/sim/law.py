@@ -8,7 +8,6 @@ access              as an input, an element reads   as an output, an element wri
 ==================  ==============================  ===========================================
 `Item`              its own entry                   its own entry (= or, accumulated, +=)
 `Planar`            the same, components apart      the same
-`Row`               the same, in a torch tensor     the same
 `Corners`           the entries of its corners      adds to the entries of its corners
 `Single`            its environment's only entry    its environment's only entry (=, or accumulated +=)
 `Fixed`             constants of its own            never
@@ -34,20 +33,7 @@ import numpy.typing as npt
 
 from rfo.sim.trace import constant, reverse, symbol
 
-__all__ = [
-    "Access",
-    "Corners",
-    "Fixed",
-    "Item",
-    "Law",
-    "Order",
-    "Planar",
-    "Row",
-    "Single",
-    "Table",
-    "Uniform",
-    "Values",
-]
+__all__ = ["Access", "Corners", "Fixed", "Item", "Law", "Order", "Planar", "Single", "Table", "Uniform", "Values"]
 
 Order = Literal["any", "forward", "backward"]
 
@@ -76,11 +62,6 @@ class Item(Access):
 @dataclass(frozen=True)
 class Planar(Item):
     """The element's own entry of an array that holds each component of all elements together."""
-
-
-@dataclass(frozen=True)
-class Row(Access):
-    """The element's own entry of an array in which, as in a torch tensor, an environment's numbers lie together."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from rfo.sim.bridge import Buffer, Rows, step, warp_device
+from rfo.sim.bridge import Buffer, step, warp_device
 from rfo.sim.schedule import Schedule
 
 __all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace", "preferred_store"]
@@ -55,9 +55,9 @@ class Workspace(ABC):
         bars: Adjoints: of the outputs before `adjoint` runs, of the inputs after it; empty in a transient workspace.
     """
 
-    inputs: Mapping[str, Buffer | Rows]
-    outputs: Mapping[str, Buffer | Rows]
-    bars: Mapping[str, Buffer | Rows]
+    inputs: Mapping[str, Buffer]
+    outputs: Mapping[str, Buffer]
+    bars: Mapping[str, Buffer]
 
     @abstractmethod
     def forward(self) -> None:

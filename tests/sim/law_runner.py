@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from rfo.sim.bridge import Buffer, Rows, constants, warp_device
-from rfo.sim.kernel import Corners, Fixed, Kernel, Law, Row, Uniform, lanes_for
+from rfo.sim.bridge import Buffer, constants, warp_device
+from rfo.sim.kernel import Corners, Fixed, Kernel, Law, Uniform, lanes_for
 
 Arrays = Mapping[str, np.ndarray]
 CPU = torch.device("cpu")
@@ -31,15 +31,14 @@ def run_law(
     accesses = {**law.inputs, **law.outputs}
     n = next(len(values[name]) for name, a in law.inputs.items() if not isinstance(a, (Fixed, Uniform)))
     packs = -(-n // kernel.lanes)
-    buffers: dict[str, Buffer | Rows] = {}
+    buffers: dict[str, Buffer] = {}
     shared = {a.index: values[a.index].astype(np.int64) for a in accesses.values() if isinstance(a, Corners)}
     for name, access in accesses.items():
         if isinstance(access, (Fixed, Uniform)):
             shared[name] = np.asarray(values[name], dtype=np.float64)
             continue
         shape = values[name].shape[1:] if name in values else out_shapes[name]
-        memory = Rows if isinstance(access, Row) else Buffer
-        buffers[name] = memory(packs, int(np.prod(shape)), kernel.lanes, torch_type, CPU)
+        buffers[name] = Buffer(packs, int(np.prod(shape)), kernel.lanes, torch_type, CPU)
         if name in values:
             buffers[name].load(torch.as_tensor(values[name]).to(torch_type))
     if law.gate:

@@ -9,7 +9,7 @@ import pytest
 import warp as wp
 from law_runner import run_law
 
-from rfo.sim.kernel import Corners, Fixed, Item, Law, Row, Uniform
+from rfo.sim.kernel import Corners, Fixed, Item, Law, Uniform
 from rfo.sim.trace import exp, sin
 
 N, ELEMENTS, NODES = 11, 5, 6
@@ -72,30 +72,6 @@ def test_accumulated_items_add_to_what_is_there() -> None:
     assert np.abs(found["energy"] - expected["energy"]).max() < 1e-14
     assert np.abs(found["log"] - before["log"] - expected["log"]).max() < 1e-14
     assert np.abs(found["f"] - before["f"] - expected["f"]).max() < 1e-14
-
-
-def test_rows_are_read_and_written_as_torch_lays_them_out() -> None:
-    """`Row` access sees the same numbers as items do, and so does its adjoint, in packs that are not full too."""
-
-    def law(access: type[Item] | type[Row]) -> Law:
-        def function(x: np.ndarray, y: np.ndarray) -> dict[str, object]:
-            return {"z": x * sin(y), "w": x[0] + y[2]}
-
-        inputs = {"x": access((3,)), "y": access((3,))}
-        return Law("rows", function, inputs, {"z": access((3,)), "w": access()})
-
-    rng = np.random.default_rng(2)
-    values = {name: rng.standard_normal((N, ELEMENTS, 3)) for name in ("x", "y")}
-    shapes = {"z": (ELEMENTS, 3), "w": (ELEMENTS,)}
-    bars = {f"bar_{name}": rng.standard_normal((N, *shape)) for name, shape in shapes.items()}
-    back = {"bar_x": (ELEMENTS, 3), "bar_y": (ELEMENTS, 3)}
-    by_row, by_item = (run_law(law(access), values, shapes) for access in (Row, Item))
-    back_row, back_item = (run_law(law(a).adjoint(["x", "y"]), {**values, **bars}, back) for a in (Row, Item))
-    np.testing.assert_array_equal(by_row["z"], by_item["z"])
-    np.testing.assert_allclose(by_row["z"], values["x"] * np.sin(values["y"]), rtol=1e-14)
-    for found, expected in ((by_row, by_item), (back_row, back_item)):
-        for name in expected:
-            np.testing.assert_array_equal(found[name], expected[name])
 
 
 @pytest.mark.parametrize("accumulate", [(), ("own",)])

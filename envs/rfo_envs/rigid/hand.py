@@ -78,9 +78,13 @@ class HandReorient(RigidTask):
         return state["goals"].gather(1, index)[:, 0]
 
     def observe(self, state: State) -> Observation:
-        """Joints and rates, the cube's pose and velocities, the goal's pose, the turn between them, the last action."""
+        """Joints and rates, the cube's pose and velocities, the goal's pose, the turn between them, the last action.
+
+        The turn is the quaternion of its shorter way: of both signs that mean the same, one is the way to go.
+        """
         q, v, goal = state["q"], state["v"], self.goal(state)
         between = _relative(q[:, self._cube + 3 :], goal)
+        between = torch.where(between[:, :1] < 0.0, -between, between)
         home = self._home.expand(len(q), 3)
         return {
             "hand": torch.cat([q[:, :16], v[:, :16], q[:, 16:], v[:, 16:], home, goal, between, state["action"]], 1)

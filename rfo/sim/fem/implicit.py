@@ -204,8 +204,6 @@ class _Solver:
 class _ImplicitWorkspace(Workspace):
     """Positions and velocities before every substep and after the last, one set of adjoints, and a solver."""
 
-    outputs: Mapping[str, Buffer]
-
     def __init__(
         self, engine: ImplicitFemEngine, packs: int, scratch: _ImplicitWorkspace | None, transient: bool
     ) -> None:

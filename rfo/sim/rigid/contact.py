@@ -23,6 +23,8 @@ from rfo.sim.trace import clamp, maximum, minimum, select, sqrt
 
 __all__ = ["PointForce", "contact_forces", "push"]
 
+_SKIN = 1e-4  # [m], well above the micrometre that keeps a distance from being zero
+
 
 @dataclass(frozen=True)
 class PointForce:
@@ -226,7 +228,12 @@ def _balls(p1: Any, p2: Any, r1: float, r2: float) -> tuple[Any, Any, Any]:
 
 
 def _ball_in_box(frame: _Relative, ball: _Ball, box: Geom) -> tuple[Any, Any, Any]:
-    """A ball against a box: towards the closest point outside, through the nearest face inside."""
+    """A ball against a box: towards the closest point outside, through the nearest face inside and just above it.
+
+    Just above, because the direction to the closest point loses its length, and with it the force its strength, where
+    the centre of a ball that is pressed in by its radius lies on the surface: there the ball sticks, and gradients
+    explode.
+    """
     axes, center = frame.axes(box), frame.point(box, np.zeros(3))
     local = axes.T @ (ball.center - center)
     size = box.size
@@ -242,7 +249,8 @@ def _ball_in_box(frame: _Relative, ball: _Ball, box: Geom) -> tuple[Any, Any, An
     chosen = [first, second, 1.0 - first - second]
     outward = np.array([c * s for c, s in zip(chosen, signs, strict=True)])
     outside = gap * (1.0 / distance)
-    normal = np.array([select(least, o, g) for o, g in zip(outward, outside, strict=True)])
-    depth = ball.radius + select(least, least, -distance)
+    near = least + _SKIN
+    normal = np.array([select(near, o, g) for o, g in zip(outward, outside, strict=True)])
+    depth = ball.radius + select(near, least, -distance)
     point = ball.center - axes @ (normal * (ball.radius - 0.5 * depth))
     return depth, axes @ normal, point

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rfo.sim.bridge import Buffer, Rows, scalar_name, warp_device
-from rfo.sim.kernel import Item, Kernel, Law, Row, lanes_for
+from rfo.sim.bridge import Buffer, scalar_name, warp_device
+from rfo.sim.kernel import Kernel, Law, lanes_for
 from rfo.sim.rigid.laws import adjoint_law, substep_law
 from rfo.sim.rigid.model import Parameter, RigidModel
 from rfo.sim.simulation import Physics, Simulation, Store, Workspace
@@ -58,10 +57,6 @@ class RigidEngine(Physics):
         self.lanes = lanes_for(scalar_name(dtype), cuda=cuda)
         laws = (substep_law, adjoint_law)
         self.substep, self.substep_adjoint = (self._kernel(law(model, dt, parameters)) for law in laws)
-        sizes = {name: shape[0] for name, shape in self.inputs.items()}
-        states = {name: sizes[name] for name in self.outputs}
-        self.read, self.write = self._kernel(_read_law(sizes)), self._kernel(_write_law(states))
-        self.read_bars, self.write_bars = self._kernel(_read_law(states)), self._kernel(_write_law(sizes))
         self._simulation = Simulation(self, threads=threads, store=store, capture=capture)
 
     def step(self, q: Tensor, v: Tensor, control: Tensor, **parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,40 +79,13 @@ class RigidEngine(Physics):
         assert scratch is None or isinstance(scratch, _RigidWorkspace)
         return _RigidWorkspace(self, packs, scratch, transient)
 
-    def empty(self, n: int, name: str) -> Tensor:
-        """Allocates a tensor [n, size] as torch would: the kernels transpose."""
-        return torch.empty(n, *self.inputs[name], dtype=self.dtype, device=self.device)
-
     def _kernel(self, law: Law) -> Kernel:
         title = f"{self.model.name}: {law.name}"
         return Kernel(law, scalar_name(self.dtype), self.lanes, self.device.type == "cuda", title)
 
 
-def _read_law(sizes: Mapping[str, int]) -> Law:
-    """From rows of torch tensors, `<name>_rows`, into lanes."""
-    rows = {f"{name}_rows": Row((size,)) for name, size in sizes.items()}
-
-    def read(**values: Any) -> dict[str, Any]:
-        return {name: values[f"{name}_rows"] for name in sizes}
-
-    return Law("read_rows", read, rows, {name: Item((size,)) for name, size in sizes.items()})
-
-
-def _write_law(sizes: Mapping[str, int]) -> Law:
-    """From lanes into rows of torch tensors, `<name>_rows`."""
-    rows = {f"{name}_rows": Row((size,)) for name, size in sizes.items()}
-
-    def write(**values: Any) -> dict[str, Any]:
-        return {f"{name}_rows": values[name] for name in sizes}
-
-    return Law("write_rows", write, {name: Item((size,)) for name, size in sizes.items()}, rows)
-
-
 class _RigidWorkspace(Workspace):
-    """The state before every substep and after the last, the control, one set of adjoints, and rows for torch.
-
-    Rows are only passed through, so all workspaces of a core share theirs, as they do the adjoints.
-    """
+    """The state before every substep and after the last, the control, and one set of adjoints."""
 
     def __init__(self, engine: RigidEngine, packs: int, scratch: _RigidWorkspace | None, transient: bool) -> None:
         self._engine = engine
@@ -127,31 +95,20 @@ class _RigidWorkspace(Workspace):
         def buffer(components: int) -> Buffer:
             return Buffer(packs, components, engine.lanes, engine.dtype, engine.device)
 
-        def rows() -> dict[str, Rows]:
-            return {name: Rows(packs, size, engine.lanes, engine.dtype, engine.device) for name, size in sizes.items()}
-
         # Forward alone could do with one state, but a small body's trajectory stays in the cache as well.
         path = {name: buffer((steps + 1) * sizes[name]) for name in ("q", "v")}
         ends = {name: path[name].entries(sizes[name], steps, 1) for name in path}
         after = {name: path[name].entries(sizes[name], 1, steps) for name in path}
         shared = {name: buffer(size) for name, size in sizes.items() if name not in path}
-        self.inputs = scratch.inputs if scratch else rows()
-        self.outputs = scratch.outputs if scratch else {name: row for name, row in rows().items() if name in path}
+        self.inputs = {**{name: path[name].head(sizes[name]) for name in path}, **shared}
+        self.outputs = ends
         self._path = path
         self._shared = tuple(shared)
-        starts = {name: part.array for name, part in {**path, **shared}.items()}
-        self._arrays = starts | {f"{name}_next": part.array for name, part in after.items()}
-        self._read = starts | {f"{name}_rows": row.array for name, row in self.inputs.items()}
-        self._write = {name: part.array for name, part in ends.items()}
-        self._write |= {f"{name}_rows": row.array for name, row in self.outputs.items()}
+        self._arrays = {name: part.array for name, part in {**path, **shared}.items()}
+        self._arrays |= {f"{name}_next": part.array for name, part in after.items()}
         if not transient:
-            self.bars = scratch.bars if scratch else rows()
-            self._bars: dict[str, Any] = (
-                scratch._bars if scratch else {name: buffer(size).array for name, size in sizes.items()}
-            )
-            self._arrays |= {f"bar_{name}": array for name, array in self._bars.items()}
-            self._bar_border = self._bars | {f"{name}_rows": row.array for name, row in self.bars.items()}
-        self._border = {"elements": 1, "packs": packs, "device": warp_device(engine.device)}
+            self.bars = scratch.bars if scratch else {name: buffer(size) for name, size in sizes.items()}
+            self._arrays |= {f"bar_{name}": part.array for name, part in self.bars.items()}
         self._launch = {"elements": steps, "packs": packs, "device": warp_device(engine.device)}
 
     @property
@@ -160,15 +117,11 @@ class _RigidWorkspace(Workspace):
         return sum(buffer.nbytes for buffer in self._path.values())
 
     def forward(self) -> None:
-        """Launches the substeps, between those that read and write rows."""
-        self._engine.read.launch(self._read, **self._border)
+        """Launches the substeps."""
         self._engine.substep.launch(self._arrays, **self._launch)
-        self._engine.write.launch(self._write, **self._border)
 
     def adjoint(self) -> None:
         """Launches their adjoints, last first."""
-        self._engine.read_bars.launch(self._bar_border, **self._border)
         for name in self._shared:
             self._arrays[f"bar_{name}"].zero_()
         self._engine.substep_adjoint.launch(self._arrays, **self._launch)
-        self._engine.write_bars.launch(self._bar_border, **self._border)

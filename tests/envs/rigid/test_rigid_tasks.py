@@ -187,11 +187,12 @@ def test_hand_sees_and_is_rewarded_for_what_mujoco_sees(built: dict[type[Task], 
         mujoco.mj_objectVelocity(source, data, mujoco.mjtObj.mjOBJ_XBODY, cube, velocity, 0)
         mujoco.mju_negQuat(inverse, goal[i].numpy())
         mujoco.mju_mulQuat(between, data.xquat[cube], inverse)
+        between *= 1.0 if between[0] >= 0.0 else -1.0
         home = source.body("cube").pos
         expected = [data.qpos[:16], data.qvel[:16], data.xpos[cube], data.xquat[cube], velocity[3:], data.qvel[19:22]]
         expected += [home, goal[i].numpy(), between, action[i].numpy()]
         np.testing.assert_allclose(found[i], np.concatenate(expected), atol=1e-12)
-        angle = 2.0 * np.arccos(min(abs(between[0]), 1.0))
+        angle = 2.0 * np.arccos(min(between[0], 1.0))
         distance = np.linalg.norm(data.xpos[cube] - home)
         value = -10.0 * distance + 1.0 / (angle + 0.1) - 0.0002 * float(action[i].square().sum())
         assert float(reward[i]) == pytest.approx(value, abs=1e-5)

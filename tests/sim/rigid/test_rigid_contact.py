@@ -101,6 +101,16 @@ def test_pairs_push_each_other_apart_with_opposite_forces(kinds: tuple[str, str]
     assert touched > 10
 
 
+def test_a_ball_pressed_in_by_its_radius_is_pushed_as_hard_as_its_depth_says(tmp_path: Path) -> None:
+    """Nothing happens where the centre passes a face of the box: the force goes on growing with the depth."""
+    model = _model(tmp_path, ("sphere", "box"), gravity=0.0, pair=True)
+    for height in np.linspace(-3e-4, 3e-4, 61):  # of the sphere's centre over the face
+        q = np.array([0.0, 0.0, 1.06 + height, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+        forces = contact_forces(Kinematics(model, q), [np.zeros(6)] * 2)
+        on_ball = sum(force.force for force in forces if force.link == 0)
+        np.testing.assert_allclose(on_ball, [0.0, 0.0, 1e4 * (0.1 - height)], rtol=0, atol=0.1)
+
+
 def test_colliding_bodies_keep_their_common_momentum(tmp_path: Path) -> None:
     """Two spheres that hit off centre exchange momentum and lose none."""
     model = _model(tmp_path, ("sphere", "sphere"), gravity=0.0, pair=True)

@@ -11,9 +11,10 @@ from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from rfo.algo.base import Stopwatch
+from rfo.algo.base import Stopwatch, require
 from rfo.algo.learner import Figures
 from rfo.algo.valued import ValuedConfig, ValuedLearner
+from rfo.core.errors import UsageError
 from rfo.core.task import Observation
 from rfo.data.horizon import Sampler, Window, flatten_batch, select_rows
 from rfo.data.returns import discount_weights, surrogate_return
@@ -30,9 +31,18 @@ class ShortHorizonConfig(ValuedConfig):
     Attributes:
         observation_gradient: "attached", or "detached" as in D.Va (arXiv 2505.10646): the policy's observation is cut
             from the graph, and the gradient flows through the dynamics alone [P].
+        value_start: The critics begin at "zero" [C], or at what the first window's mean "reward" is worth if it lasts
+            for ever [I], for tasks whose reward is a large constant and a small rest.
     """
 
     observation_gradient: Literal["attached", "detached"] = "attached"
+    value_start: Literal["zero", "reward"] = "zero"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, ("value_start",), lambda value: value in ("zero", "reward"), "must be zero or reward")
+        if self.value_start == "reward" and self.gamma == 1.0:
+            raise UsageError("algo.value_start is reward, which needs a gamma below 1: a constant reward has no value")
 
 
 ShortHorizonT = TypeVar("ShortHorizonT", bound=ShortHorizonConfig)
@@ -50,6 +60,8 @@ class ShortHorizonLearner(ValuedLearner[ShortHorizonT]):
     def improve(self, window: Window, normalization: Normalization, progress: float, watch: Stopwatch) -> Figures:
         """Takes one step of the actor and fits the critics."""
         window = self.shape_rewards(window)
+        if self.updates == 0 and self.config.value_start == "reward":
+            self.value_fit.start(window)
         losses = self.actor_losses(window, normalization, progress)
         norm = self.climb(losses["total"])
         watch.lap("backward")

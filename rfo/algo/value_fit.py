@@ -107,6 +107,16 @@ class ValueFit:
         self._fits += 1
         return {"critic_loss": loss_sum / self.epochs, **figures}
 
+    def start(self, window: Window) -> None:
+        """Shifts all values by what the window's mean reward is worth if it lasts for ever, mean(r) / (1 - gamma).
+
+        From values near zero targets climb there over many windows, and while they do, the first observations of a
+        window have higher targets than the last: what the critics then learn first is the way back.
+        """
+        amount = window.reward.detach().mean() / (1.0 - self.gamma)
+        for critic in {self.critic, self.bootstrap}:
+            critic.shift(amount)
+
     @torch.no_grad()
     def targets(self, window: Window, normalization: Normalization, starts: Tensor | None = None) -> Tensor:
         """Returns TD(lambda) targets from the smaller of both values, shape [H, N]."""

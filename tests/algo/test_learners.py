@@ -268,6 +268,25 @@ def test_averaged_critic_follows_with_its_share() -> None:
     assert not any(parameter.requires_grad for parameter in algo.value_fit.bootstrap.parameters())
 
 
+@pytest.mark.parametrize("target_mix", [0.0, 0.2])
+def test_values_can_start_at_what_the_first_rewards_are_worth(target_mix: float) -> None:
+    """Every value, also of the averaged critic, is raised by the mean reward over 1 - gamma, once."""
+    algo, env = _build("shac", target_mix=target_mix, value_start="reward", gamma=0.9, critic_lr=1e-9, lr_min=1e-9)
+    normalization = algo.normalizer.snapshot()
+    observation = normalization(env.reset())
+    critics = (algo.critic, algo.value_fit.bootstrap)
+    before = [critic(observation).detach() for critic in critics]
+    rewards = [algo.update(env, 0.0)["reward_mean"] for _ in range(2)]
+    for critic, value in zip(critics, before, strict=True):
+        torch.testing.assert_close(critic(observation).detach(), value + 10.0 * rewards[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_value_start_needs_a_discount() -> None:
+    """Without a discount a constant reward has no finite value."""
+    with pytest.raises(UsageError, match="gamma below 1"):
+        replace(LEARNERS["shac"][1], value_start="reward", gamma=1.0)
+
+
 def test_impossible_chunks_are_refused() -> None:
     """A window holds whole chunks, and no more is executed than planned."""
     config = LEARNERS["rfo"][1]

@@ -31,9 +31,9 @@ class OffPolicyConfig:
 
     Attributes:
         gamma: Discount per control step.
-        action_repeat: Control steps for which an action is held. What is valued and stored is a decision: its rewards
-            are discounted and summed, what follows is discounted by gamma^action_repeat. Every count of steps in a
-            config stays one of control steps. Not with `chunk` nor `dataset`.
+        action_repeat: Control steps for which an action is held. What is valued and stored is a decision: its reward
+            is the mean of theirs, discounted, and what follows is discounted by gamma^action_repeat. Every count of
+            steps in a config stays one of control steps, but for `n_step`, in decisions. Not with `chunk` or `dataset`.
         horizon: Control steps of one `update`: how often figures are logged, nothing else. Acting and learning
             alternate step by step.
         batch_size: Transitions of a gradient update.

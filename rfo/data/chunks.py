@@ -7,6 +7,7 @@ of its plan and plans anew from the observation of the reset; that plan lasts un
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -128,14 +129,17 @@ def plan_starts(done: Tensor, *, execute: int) -> Tensor:
 def merge_steps(steps: Sequence[Transition], gamma: float) -> Transition:
     """Returns one transition for several control steps through which an action was held.
 
+    Its reward is their discounted sum divided by the number of `steps`, so that values are of the size that they have
+    where decisions are single steps: networks and learning rates need not follow the number.
+
     Where an episode ends before the last of them, it is that of the steps until then: what happens in the next episode
     is not in it. The discount of what follows is the caller's, the same for every environment.
 
     Args:
         steps: What the steps returned, in order.
-        gamma: Discount per control step of the rewards, which are summed.
+        gamma: Discount per control step of the rewards.
     """
-    merged, factor = steps[0], 1.0
+    merged, factor = replace(steps[0], reward=steps[0].reward / len(steps)), 1.0
     for step in steps[1:]:
         factor *= gamma
         alive = ~merged.done
@@ -145,7 +149,7 @@ def merge_steps(steps: Sequence[Transition], gamma: float) -> Transition:
         }
         merged = Transition(
             step.observation,
-            merged.reward + factor * step.reward * alive,
+            merged.reward + (factor / len(steps)) * step.reward * alive,
             merged.terminated | (alive & step.terminated),
             merged.truncated | (alive & step.truncated),
             final,

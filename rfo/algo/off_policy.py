@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from rfo.algo.base import BaseLearner, Stopwatch, require
 from rfo.core.errors import UsageError
 from rfo.core.shell import Transition, VectorEnv
 from rfo.core.task import Observation
-from rfo.data.chunks import ChunkController
+from rfo.data.chunks import ChunkController, merge_steps
 from rfo.data.offline import make_replay, read
-from rfo.data.replay import Batch, Replay, join
+from rfo.data.replay import LATENT_BOUND, Batch, Replay, join
 from rfo.policy.encoders import PointsName
 from rfo.policy.normalize import Normalization
 
@@ -31,6 +31,9 @@ class OffPolicyConfig:
 
     Attributes:
         gamma: Discount per control step.
+        action_repeat: Control steps for which an action is held. What is valued and stored is a decision: its reward
+            is the mean of theirs, discounted, and what follows is discounted by gamma^action_repeat. Every count of
+            steps in a config stays one of control steps, but for `n_step`, in decisions. Not with `chunk` or `dataset`.
         horizon: Control steps of one `update`: how often figures are logged, nothing else. Acting and learning
             alternate step by step.
         batch_size: Transitions of a gradient update.
@@ -53,6 +56,7 @@ class OffPolicyConfig:
     """
 
     gamma: float = 0.99
+    action_repeat: int = 1
     horizon: int = 100
     batch_size: int = 256
     updates_per_step: float = 1.0
@@ -70,12 +74,15 @@ class OffPolicyConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        counts = ("horizon", "batch_size", "replay_capacity", "n_step", "chunk")
+        counts = ("horizon", "batch_size", "replay_capacity", "n_step", "chunk", "action_repeat")
         require(self, counts, lambda v: v >= 1, "must be at least 1")
         rates = ("updates_per_step", "learning_starts", "pretrain_updates")
         require(self, rates, lambda v: v >= 0, "must not be negative")
         require(self, ("offline_share",), lambda v: v is None or 0 <= v <= 1, "must lie in [0, 1]")
         require(self, ("n_step",), lambda v: v == 1 or self.chunk == 1, "must be 1 where chunk is not")
+        alone = self.chunk == 1 and not self.dataset
+        require(self, ("action_repeat",), lambda v: v == 1 or alone, "must be 1 with chunks or a data set")
+        require(self, ("horizon",), lambda v: v % self.action_repeat == 0, "must be a multiple of action_repeat")
         require(self, ("pretrain_updates",), lambda v: v == 0 or self.dataset, "needs a data set, algo.dataset")
         require(self, ("normalizer_floor", "normalizer_clip"), lambda v: v > 0, "must be positive")
         require(self, ("gamma",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
@@ -107,16 +114,17 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         self._pretrained, self._data_seen = 0, False
         # Where an episode has just begun, for plans are not followed from one into the next.
         self._began: Tensor | None = None
-        self._plans = ChunkController(
-            lambda seen: self.draw(self._normalization(seen), self._acting)[0],
-            length=self.config.chunk,
-            execute=self.config.chunk,
-        )
+        self._plans = self._executing(self._plan)
 
     @property
     def plan_dim(self) -> int:
         """Entries of what the policy plans at once: those of `chunk` actions."""
         return self.config.chunk * self.spec.action_dim
+
+    @property
+    def decision_gamma(self) -> float:
+        """Discount per decision, of `action_repeat` control steps."""
+        return float(self.config.gamma**self.config.action_repeat)
 
     @abstractmethod
     def _build(self) -> None:
@@ -177,10 +185,8 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
 
     def controller(self, *, deterministic: bool, generator: torch.Generator | None) -> ChunkController:
         """Returns a policy that executes its plans as training does; see `act`."""
-        return ChunkController(
-            lambda observation: self.latent(observation, deterministic=deterministic, generator=generator),
-            length=self.config.chunk,
-            execute=self.config.chunk,
+        return self._executing(
+            lambda observation: self.latent(observation, deterministic=deterministic, generator=generator)
         )
 
     def update(self, env: VectorEnv, progress: float) -> dict[str, float]:
@@ -204,10 +210,10 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         with torch.no_grad():
             observation = env.begin_window()
         watch = Stopwatch(self.device)
-        for _ in range(self.config.horizon):
-            observation, transition = self._act_once(env, replay, observation)
-            rewards.append(transition.reward.mean())
-            finished.append(self._ended_returns(transition))
+        for _ in range(self.config.horizon // self.config.action_repeat):
+            observation, steps = self._decide(env, replay, observation)
+            rewards += [step.reward.mean() for step in steps]
+            finished += [self._ended_returns(step) for step in steps]
             watch.lap("acting")
             for _ in range(self._due(env.n, replay)):
                 figures = self.learn(self._sample(replay), self._normalization)
@@ -295,30 +301,40 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
             raise UsageError(f"the replay was filled by {self.replay.num_envs} environments, not {num_envs}")
         return self.replay
 
+    def _executing(self, planner: Callable[[Observation], Tensor]) -> ChunkController:
+        """Returns what executes plans [N, h A] open loop, each of their actions held for `action_repeat` steps."""
+        repeat = self.config.action_repeat
+        length = self.config.chunk * repeat  # one of both is 1
+        return ChunkController(lambda seen: planner(seen).repeat(1, repeat), length=length, execute=length)
+
+    def _plan(self, observation: Observation) -> Tensor:
+        """Returns new latent plans [N, h A] for collecting: at first of uniform actions, then the policy's."""
+        if self.env_steps >= self.config.learning_starts or self.config.pretrain_updates:
+            return self.draw(self._normalization(observation), self._acting)[0]
+        shape = (next(iter(observation.values())).shape[0], self.plan_dim)
+        uniform = torch.rand(shape, generator=self._acting, dtype=self.dtype, device=self.device)
+        return torch.atanh((2.0 * uniform - 1.0).clamp(-LATENT_BOUND, LATENT_BOUND))
+
     @torch.no_grad()
-    def _act_once(self, env: VectorEnv, replay: Replay, observation: Observation) -> tuple[Observation, Transition]:
-        if self.env_steps < self.config.learning_starts and not self.config.pretrain_updates:
-            shape = (env.n, self.spec.action_dim)
-            uniform = torch.rand(shape, generator=self._acting, dtype=self.dtype, device=self.device)
-            action = 2.0 * uniform - 1.0
-            latent = torch.atanh(action.clamp(-0.999, 0.999))
-        else:
-            latent = self._plans.latent(observation, self._began)
-            action = torch.tanh(latent)
-        transition = env.step(action)
-        self._began = transition.done
-        replay.add(observation, latent, action, transition)
+    def _decide(self, env: VectorEnv, replay: Replay, observation: Observation) -> tuple[Observation, list[Transition]]:
+        """Takes the control steps of a decision and stores it; returns what is seen next, and the steps."""
+        seen, steps, latents = observation, [], []
+        for _ in range(self.config.action_repeat):
+            latents.append(self._plans.latent(observation, self._began))
+            steps.append(env.step(torch.tanh(latents[-1])))
+            observation, self._began = steps[-1].observation, steps[-1].done
+        replay.add(seen, latents[0], torch.tanh(latents[0]), merge_steps(steps, self.config.gamma))
         if self.config.normalizer == "running":
-            self.normalizer.update(observation)
+            self.normalizer.update(seen)
             self._normalization = self.normalizer.snapshot()
-        self.env_steps += env.n
-        return transition.observation, transition
+        self.env_steps += env.n * len(steps)
+        return observation, steps
 
     def _due(self, n: int, replay: Replay) -> int:
-        """Returns the gradient updates to make after a step of n environments."""
+        """Returns the gradient updates to make after a decision in n environments."""
         if self.env_steps < self.config.learning_starts or len(replay) < max(self.config.n_step, self.config.chunk) * n:
             return 0
-        self._owed += n * self.config.updates_per_step
+        self._owed += n * self.config.action_repeat * self.config.updates_per_step
         due = int(self._owed)
         self._owed -= due
         return due
@@ -338,7 +354,7 @@ class OffPolicy(BaseLearner[OffPolicyConfig]):
         """Draws rows of one replay."""
         config = self.config
         return replay.sample(
-            rows, gamma=config.gamma, generator=self._drawing, n_step=config.n_step, chunk=config.chunk
+            rows, gamma=self.decision_gamma, generator=self._drawing, n_step=config.n_step, chunk=config.chunk
         )
 
     def _ended_returns(self, transition: Transition) -> Tensor:

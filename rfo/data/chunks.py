@@ -6,16 +6,18 @@ of its plan and plans anew from the observation of the reset; that plan lasts un
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rfo.core.shell import Transition
 from rfo.core.task import Observation
 from rfo.data.horizon import select_rows
 
-__all__ = ["ChunkController", "ChunkSampler", "plan_starts"]
+__all__ = ["ChunkController", "ChunkSampler", "merge_steps", "plan_starts"]
 
 Planner = Callable[[Observation, Tensor], Tensor]
 """Maps observations [B, ...] and noise [B, h A] to latent chunks [B, h A]."""
@@ -121,3 +123,35 @@ def plan_starts(done: Tensor, *, execute: int) -> Tensor:
     starts[1:] = done[:-1]
     starts[::execute] = True
     return starts
+
+
+@torch.no_grad()
+def merge_steps(steps: Sequence[Transition], gamma: float) -> Transition:
+    """Returns one transition for several control steps through which an action was held.
+
+    Its reward is their discounted sum divided by the number of `steps`, so that values are of the size that they have
+    where decisions are single steps: networks and learning rates need not follow the number.
+
+    Where an episode ends before the last of them, it is that of the steps until then: what happens in the next episode
+    is not in it. The discount of what follows is the caller's, the same for every environment.
+
+    Args:
+        steps: What the steps returned, in order.
+        gamma: Discount per control step of the rewards.
+    """
+    merged, factor = replace(steps[0], reward=steps[0].reward / len(steps)), 1.0
+    for step in steps[1:]:
+        factor *= gamma
+        alive = ~merged.done
+        final = {
+            key: torch.where(alive.view(-1, *[1] * (value.dim() - 1)), value, merged.final_observation[key])
+            for key, value in step.final_observation.items()
+        }
+        merged = Transition(
+            step.observation,
+            merged.reward + (factor / len(steps)) * step.reward * alive,
+            merged.terminated | (alive & step.terminated),
+            merged.truncated | (alive & step.truncated),
+            final,
+        )
+    return merged

@@ -14,7 +14,7 @@ from rfo.core.errors import UsageError
 from rfo.core.shell import Transition
 from rfo.core.task import Observation
 
-__all__ = ["Batch", "Replay", "join"]
+__all__ = ["LATENT_BOUND", "Batch", "Replay", "join"]
 
 LATENT_BOUND = 0.999
 """Largest magnitude of an action whose latent is taken by atanh, so that it stays below 3.8."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from pushed_task import Pushed
 from torch import Tensor
 
 from rfo.algo.flowrl import FlowRL, FlowRLConfig, official_guidance, paper_guidance
@@ -97,6 +98,25 @@ def test_updates_are_due_in_proportion() -> None:
     learner.update(env, 0.0)
     assert learner.updates == 6  # the steps 10, 12, ..., 20 owe one each
     assert learner.env_steps == 20
+
+
+def test_an_action_is_held_and_stored_once() -> None:
+    """Ten control steps are five decisions of two; counts in the config stay those of control steps."""
+    config = replace(LEARNERS[0][1], action_repeat=2, updates_per_step=0.5, learning_starts=12)
+    learner, env = SAC(config, Pushed.spec), VectorEnv(Pushed(), 2)
+    executed, step = [], env.step
+    env.step = lambda action: executed.append(action) or step(action)  # type: ignore[method-assign, func-returns-value]
+    learner.update(env, 0.0)
+    assert learner.replay is not None and len(learner.replay) == 10 and learner.env_steps == 20
+    assert learner.updates == 6  # two after each of the third, fourth and fifth decision
+    held = torch.stack(executed)
+    stored = learner.replay.state_dict()["columns"]
+    assert torch.equal(held[0], held[1]) and not torch.equal(held[1], held[2])
+    assert torch.equal(stored["action"].view(5, 2, -1), held[::2])
+    # Episodes of six steps are three decisions, so what a decision ends in is what the next one sees.
+    torch.testing.assert_close(stored["next_observation/q"][:2], stored["observation/q"][2:4])
+    batch = learner.replay.sample(4, gamma=learner.decision_gamma, generator=torch.Generator())
+    assert batch.discount.tolist() == pytest.approx([0.99**2] * 4)
 
 
 def test_flowrls_weights_are_those_of_the_paper_and_of_the_code() -> None:

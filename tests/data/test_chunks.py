@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
-from rfo.core.shell import VectorEnv
+from rfo.core.shell import Transition, VectorEnv
 from rfo.core.task import Observation, State, Task, TaskSpec
-from rfo.data.chunks import ChunkController, ChunkSampler, plan_starts
+from rfo.data.chunks import ChunkController, ChunkSampler, merge_steps, plan_starts
 from rfo.data.horizon import collect_window
 from rfo.data.returns import td_lambda
 
@@ -137,3 +138,18 @@ def test_every_step_a_start_is_the_plain_target() -> None:
     never = torch.zeros(6, 5, dtype=torch.bool)
     plain = td_lambda(reward, value, never, never, gamma=0.99, lam=0.95)
     assert torch.equal(plain, td_lambda(reward, value, never, never, gamma=0.99, lam=0.95, starts=~never))
+
+
+def test_a_decision_of_several_steps_ends_with_the_episode() -> None:
+    """Three steps of three environments: one goes on, one terminates at the second, one is cut off at the first."""
+    reward = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [4.0, 4.0, 4.0]])
+    terminated = torch.tensor([[False, False, False], [False, True, False], [False, False, True]])
+    truncated = torch.tensor([[False, False, True], [False, False, False], [False, False, False]])
+    steps = [
+        Transition({"x": torch.full((3, 1), 9.0)}, reward[i], terminated[i], truncated[i], {"x": torch.full((3, 1), i)})
+        for i in range(3)
+    ]
+    merged = merge_steps(steps, 0.5)
+    assert (3.0 * merged.reward).tolist() == pytest.approx([1.0 + 1.0 + 1.0, 1.0 + 1.0, 1.0])
+    assert merged.terminated.tolist() == [False, True, False] and merged.truncated.tolist() == [False, False, True]
+    assert merged.final_observation["x"][:, 0].tolist() == [2, 1, 0] and float(merged.observation["x"][0]) == 9.0

@@ -13,13 +13,16 @@ import torch
 
 from rfo.core.errors import UsageError
 
-__all__ = ["CHECKPOINT_FORMAT", "POLICY_FILE", "load_checkpoint", "load_policy", "save_atomically"]
+__all__ = ["CHECKPOINT_FORMAT", "POLICY_FILE", "POLICY_FORMAT", "load_checkpoint", "load_policy", "save_atomically"]
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 """Raised whenever a checkpoint's keys change their meaning."""
 
 POLICY_FILE = "policy.pt"
 """What an exported policy's folder holds instead of a checkpoint."""
+
+POLICY_FORMAT = 1
+"""Likewise for exported policies, which outlive changes to what only learning needs."""
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:
@@ -46,7 +49,7 @@ def load_checkpoint(run_dir: Path, device: str | torch.device = "cpu") -> dict[s
         )
     if not path.is_file():
         raise UsageError(f"{run_dir} holds no checkpoint.pt; give the folder of a run that `rfo train` made")
-    return _read(path, device)
+    return _read(path, device, CHECKPOINT_FORMAT)
 
 
 def load_policy(run_dir: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -55,15 +58,15 @@ def load_policy(run_dir: Path, device: str | torch.device = "cpu") -> dict[str, 
     Raises:
         UsageError: It cannot be read.
     """
-    return _read(run_dir / POLICY_FILE, device)
+    return _read(run_dir / POLICY_FILE, device, POLICY_FORMAT)
 
 
-def _read(path: Path, device: str | torch.device) -> dict[str, Any]:
+def _read(path: Path, device: str | torch.device, wanted: int) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler met; the file is what is wrong
         raise UsageError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found != CHECKPOINT_FORMAT:
-        raise UsageError(f"{path} has format {found}, this version of rfo reads {CHECKPOINT_FORMAT}")
+    if found != wanted:
+        raise UsageError(f"{path} has format {found}, this version of rfo reads {wanted}")
     return content

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rfo.core.errors import UsageError
 from rfo.train.algorithms import Algorithm
-from rfo.train.checkpoint import CHECKPOINT_FORMAT, POLICY_FILE, save_atomically
+from rfo.train.checkpoint import POLICY_FILE, POLICY_FORMAT, save_atomically
 from rfo.train.config import Experiment, save_experiment
 
 __all__ = ["export_policy"]
@@ -41,4 +41,4 @@ def export_policy(
         device="cpu",
     )
     save_experiment(dataclasses.replace(experiment, config=config), folder / "config.yaml")
-    save_atomically({"format": CHECKPOINT_FORMAT, **algorithm.policy_state_dict()}, folder / POLICY_FILE)
+    save_atomically({"format": POLICY_FORMAT, **algorithm.policy_state_dict()}, folder / POLICY_FILE)

@@ -22,7 +22,7 @@ from rfo.cli import main
 from rfo.core import registry
 from rfo.core.errors import UsageError
 from rfo.core.task import State
-from rfo.train.checkpoint import load_checkpoint, save_atomically
+from rfo.train.checkpoint import CHECKPOINT_FORMAT, load_checkpoint, save_atomically
 from rfo.train.config import Experiment, load_experiment
 from rfo.train.logging import read_metrics
 from rfo.train.loop import Trainer, TrainingStoppedError, load_run
@@ -225,7 +225,7 @@ def test_metric_that_is_not_finite_stops_the_run(small: Small, tmp_path: Path, m
 def test_checkpoint_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash in the middle of writing leaves the old checkpoint whole."""
     path = tmp_path / "checkpoint.pt"
-    save_atomically({"format": 1, "value": torch.arange(3)}, path)
+    save_atomically({"format": CHECKPOINT_FORMAT, "value": torch.arange(3)}, path)
 
     def crash(content: Any, file: Any) -> None:
         file.write(b"half")
@@ -233,9 +233,9 @@ def test_checkpoint_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
         patched.setattr(torch, "save", crash)
-        save_atomically({"format": 1, "value": torch.arange(9)}, path)
+        save_atomically({"format": CHECKPOINT_FORMAT, "value": torch.arange(9)}, path)
     assert load_checkpoint(tmp_path)["value"].tolist() == [0, 1, 2]
-    save_atomically({"format": 1, "value": torch.arange(9)}, path)
+    save_atomically({"format": CHECKPOINT_FORMAT, "value": torch.arange(9)}, path)
     assert len(load_checkpoint(tmp_path)["value"]) == 9
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 

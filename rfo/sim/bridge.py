@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rfo.sim.simulation import Simulation
 
-__all__ = ["PLACE", "Buffer", "constants", "scalar_name", "step", "warp_device"]
+__all__ = ["PLACE", "Buffer", "constants", "scalar_name", "step", "warp_cpu", "warp_device"]
 
 wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
 wp.init()
@@ -34,6 +34,11 @@ def warp_device(device: torch.device) -> Any:
     if device.type == "cuda" and device.index is None:  # "cuda" means the current one
         device = torch.device("cuda", torch.cuda.current_device())
     return wp.device_from_torch(device)
+
+
+def warp_cpu() -> Any:
+    """The Warp device of the host's memory."""
+    return wp.get_device("cpu")
 
 
 class Buffer:
@@ -75,10 +80,15 @@ class Buffer:
         """Sees [n, ...] values as [n, components], copying them only where their strides leave no other way."""
         return values if values.dim() == 2 else values.reshape(values.shape[0], self.components)
 
-    def place(self, rows: Tensor) -> tuple[int, ...]:
-        """Where `rows` lie: address, strides of a pack, an item and a component, items, and items passed by a pack."""
+    def place(self, rows: Tensor, first: int, count: int) -> tuple[int, ...]:
+        """Where `count` of the `rows`, from `first` on, lie.
+
+        Returns:
+            Address, strides of a pack, an item and a component, items, and items passed by a pack.
+        """
         (across, along), lanes = rows.stride(), self.width
-        return rows.data_ptr(), lanes * across, across, along, rows.shape[0], lanes
+        address = rows.data_ptr() + first * across * rows.element_size()
+        return address, lanes * across, across, along, count, lanes
 
     def load(self, values: Tensor) -> None:
         """Fills the lanes from [n, ...] values; lanes past n repeat the last environment, which keeps them finite."""

@@ -1,47 +1,188 @@
-"""Threads that run shares of a step beside the one that asks for it, each on a core of its own."""
+"""Threads that replay recorded schedules beside the one that asks for it, each on a core of its own.
+
+A step of a small batch takes less time than Python needs to hand work to another thread: the interpreter belongs to
+one thread at a time, and a sleeping core wakes in a tenth of a millisecond. So the threads of a crew never return to
+the interpreter. They wait in native code, awake for about a millisecond after their last work and asleep after that,
+and what they are handed are recorded graphs, by their addresses.
+"""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
-__all__ = ["Crew"]
+import numpy as np
+import numpy.typing as npt
+import warp as wp
+from warp._src import context
+
+from rfo.sim.bridge import warp_cpu
+from rfo.sim.emit import native_kernel
+
+__all__ = ["Crew", "crew"]
+
+Words = npt.NDArray[np.int64]
+
+# A mailbox: one for each mate, and one in front for the caller's own share. Words that different threads write lie on
+# different pairs of cache lines: processors fetch lines in pairs.
+_WORDS = 80
+_TURN, _JOBS, _COUNT = 0, 1, 2  # written by the caller; the caller's own turn is the number of mates it calls
+_DONE, _FAILED = 16, 17  # written by the mate
+_MATE_SLEEPS, _CALLER_SLEEPS = 32, 48
+_REPLAY, _READ, _WRITE = 64, 65, 66  # addresses of functions
+_MATE_HEARS, _WAKES_MATE, _CALLER_HEARS, _WAKES_CALLER = 67, 68, 69, 70  # ends of two pipes
+_LAST = -1  # instead of a number of jobs: the mate may go
+
+_NAMES = "\n".join(f"#define {name[1:]} {value}" for name, value in list(globals().items()) if type(value) is int)
+
+_COMMON = """\
+typedef long long Word;
+auto load = [](const Word* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); };
+auto exchange = [](Word* word, Word value) { return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST); };
+// Waits until `word` is no longer `old`. Who is about to sleep says so and looks once more; who changes the word writes
+// a byte for one who said so. Both steps are exchanges, so each of the two sees what the other did first.
+auto wait = [=](const Word* box, const Word* word, Word old, Word* sleeps, int hears) {
+    for (int spin = 0; spin < 20000; ++spin) {
+        if (load(word) != old) return;
+#if defined(__SSE__)
+        __builtin_ia32_pause();
+#endif
+    }
+    exchange(sleeps, 1);
+    if (load(word) != old && exchange(sleeps, 0)) return;
+    char byte;
+    while (((Word (*)(int, void*, unsigned long))box[READ])(hears, &byte, 1) != 1) {}
+};
+auto set = [=](const Word* box, Word* word, Word value, Word* sleeps, int wakes) {
+    exchange(word, value);
+    const char byte = 0;
+    if (exchange(sleeps, 0))
+        while (((Word (*)(int, const void*, unsigned long))box[WRITE])(wakes, &byte, 1) != 1) {}
+};
+// A job is a graph, a table, a count, and as many numbers for the table. Returns how many failed.
+auto perform = [=](const Word* box) {
+    const Word* job = (const Word*)box[JOBS];
+    Word failed = 0;
+    for (Word left = box[COUNT]; left > 0; --left, job += 3 + job[2]) {
+        for (Word i = 0; i < job[2]; ++i) ((Word*)job[1])[i] = job[3 + i];
+        failed += !((bool (*)(void*))box[REPLAY])((void*)job[0]);
+    }
+    return failed;
+};
+"""
+
+_SERVE = """\
+Word* const box = (Word*)boxes.data + element_count * boxes.shape[1];
+for (Word turn = 0, last = 0; !last; ++turn) {
+    wait(box, box + TURN, turn, box + MATE_SLEEPS, box[MATE_HEARS]);
+    last = box[COUNT] == LAST;
+    box[FAILED] = perform(box);
+    set(box, box + DONE, turn + 1, box + CALLER_SLEEPS, box[WAKES_CALLER]);
+}"""
+
+_CALL = """\
+Word* const own = (Word*)boxes.data;
+const Word mates = own[TURN], words = boxes.shape[1];
+for (Word m = 1; m <= mates; ++m) {
+    Word* const box = own + m * words;
+    set(box, box + TURN, box[TURN] + 1, box + MATE_SLEEPS, box[WAKES_MATE]);
+}
+own[FAILED] = perform(own);
+for (Word m = 1; m <= mates; ++m) {
+    Word* const box = own + m * words;
+    wait(box, box + DONE, box[TURN] - 1, box + CALLER_SLEEPS, box[CALLER_HEARS]);
+    own[FAILED] += box[FAILED];
+}"""
+
+
+@cache
+def crew(size: int) -> Crew:
+    """The process's crew of `size` threads: simulations share it, so that no two of their threads wait on one core."""
+    return Crew(size)
 
 
 class Crew:
-    """Runs functions side by side, the first in the calling thread.
+    """Performs jobs side by side, the first share in the calling thread.
 
     Linux likes to wake a thread on the core of the one that wakes it, where both then take turns for as long as they
-    exchange work so quickly. So each thread of the crew avoids, by its affinity, the core that it is called from.
+    exchange work so quickly. So the other threads avoid, by their affinity, the core that they are called from.
 
     Args:
         size: Threads, the calling one included.
     """
 
     def __init__(self, size: int) -> None:
-        self._executor = ThreadPoolExecutor(size - 1) if size > 1 else None
-        self._mine = threading.local()
+        self._boxes: Words = np.zeros((size, _WORDS), dtype=np.int64)
+        array = wp.array(ptr=self._boxes.ctypes.data, shape=self._boxes.shape, dtype=wp.int64, device=warp_cpu())
+        self._boxes[:, [_REPLAY, _READ, _WRITE]] = _functions()
+        self._call = _command("crew_call", _CALL, 0, array)
+        self._lock = threading.Lock()
         pinned = hasattr(os, "sched_setaffinity")
         self._cores = os.sched_getaffinity(0) if pinned else set()
         self._current_core = ctypes.CDLL(None).sched_getcpu if pinned else lambda: -1
+        self._avoided = -1
+        self._mates = [self._mate(place, array) for place in range(1, size)]
+        if self._mates:
+            self._post(len(self._mates))  # returns once all wait
+            atexit.register(self._end)  # before Warp lets go of the code that they wait in
 
-    def run(self, shares: Sequence[Callable[[], None]]) -> None:
-        """Returns once all have returned."""
-        own, *others = shares
-        if self._executor is None:
-            own()
-            return
-        core = self._current_core()
-        waiting = [self._executor.submit(self._apart, core, share) for share in others]
-        own()
-        for other in waiting:
-            other.result()
+    def run(self, shares: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Returns once all are done.
 
-    def _apart(self, core: int, share: Callable[[], None]) -> None:
-        if len(self._cores) > 1 and getattr(self._mine, "avoided", None) != core:
-            os.sched_setaffinity(0, self._cores - {core})  # of this thread
-            self._mine.avoided = core
-        share()
+        Args:
+            shares: What each thread does, one job after the other: the address of a recorded graph, that of a table,
+                the number of what is to be written to the table first, and that.
+
+        Raises:
+            RuntimeError: A graph could not be replayed.
+        """
+        jobs = [np.fromiter((word for job in share for word in job), dtype=np.int64) for share in shares]
+        with self._lock:
+            for place, (share, words) in enumerate(zip(shares, jobs, strict=True)):
+                self._boxes[place, _JOBS : _COUNT + 1] = words.ctypes.data, len(share)
+            self._post(len(shares) - 1)
+            failed = self._boxes[0, _FAILED]
+        if failed:
+            raise RuntimeError("a recorded schedule could not be replayed")
+
+    def _mate(self, place: int, boxes: Any) -> threading.Thread:
+        (mate_hears, wakes_mate), (caller_hears, wakes_caller) = os.pipe(), os.pipe()
+        self._boxes[place, _MATE_HEARS : _WAKES_CALLER + 1] = mate_hears, wakes_mate, caller_hears, wakes_caller
+        serve = _command("crew_serve", _SERVE, place, boxes)
+        mate = threading.Thread(target=serve.launch, name=f"crew-{place}", daemon=True)
+        mate.start()
+        return mate
+
+    def _post(self, mates: int) -> None:
+        """Calls so many mates, does the first share, and waits for them."""
+        if mates and len(self._cores) > 1 and (core := self._current_core()) != self._avoided:
+            for mate in self._mates:
+                os.sched_setaffinity(mate.native_id or 0, self._cores - {core})
+            self._avoided = core
+        self._boxes[0, _TURN] = mates
+        self._call.launch()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._boxes[:, _COUNT] = _LAST
+            self._post(len(self._mates))
+            for mate in self._mates:
+                mate.join()
+
+
+def _command(name: str, snippet: str, place: int, boxes: Any) -> Any:
+    """A launch to be repeated from any thread."""
+    kernel = native_kernel(name, (("boxes", "wp.array2d(dtype=wp.int64)"),), f"{_NAMES}\n{_COMMON}{snippet}")
+    return wp.launch(kernel, dim=1, inputs=[place, boxes], device=boxes.device, record_cmd=True, record_tape=False)
+
+
+def _functions() -> tuple[int, ...]:
+    """Addresses of what replays a CPU graph, of read and of write."""
+    libc = ctypes.CDLL(None)
+    functions = (context.runtime.core.wp_apic_cpu_replay_state, libc.read, libc.write)
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)

@@ -72,7 +72,7 @@ if (item == 1 && count == width) {
 
 @dataclass(frozen=True)
 class Crossing:
-    """A passage with the tensors of one run, ready to run on any thread.
+    """A passage with the tensors of one run.
 
     Attributes:
         passage: The launches.
@@ -89,6 +89,11 @@ class Crossing:
     def run(self) -> None:
         """Copies in, computes, copies out."""
         self.passage.run(self)
+
+    def job(self) -> list[int] | None:
+        """The same for a thread of a `Crew`; None where nothing is recorded."""
+        graph, table = self.passage.addresses
+        return [graph, table, len(self.places), *self.places] if graph else None
 
 
 class Passage:
@@ -118,25 +123,36 @@ class Passage:
         self._places: Any = [] if device.is_cuda else [wp.from_torch(place) for place in table.view(-1, PLACE)]
         self._schedule = Schedule(launches if device.is_cuda else self._whole, device, capture=capture)
         self._schedule.prepare()
+        self.addresses = self._schedule.address, table.data_ptr()
 
-    def between(self, sources: Sequence[Tensor | None], targets: Sequence[Tensor | None]) -> Crossing:
-        """Readies a run.
+    def rows(
+        self, sources: Sequence[Tensor | None], targets: Sequence[Tensor | None]
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """Sees tensors of a whole batch as `between` likes them, the same for every run of the batch.
 
         Args:
             sources: A tensor [n, ...] for each source, or None for zeros.
             targets: A tensor [n, ...] for each target, or None for what nobody wants.
         """
         if self._device.is_cuda:
+            return sources, targets
+        read, written = (
+            [None if tensor is None else buffer.rows(tensor) for buffer, tensor in zip(buffers, tensors, strict=True)]
+            for buffers, tensors in ((self._sources, sources), (self._targets, targets))
+        )
+        return read, written
+
+    def between(
+        self, sources: Sequence[Tensor | None], targets: Sequence[Tensor | None], first: int, count: int
+    ) -> Crossing:
+        """Readies a run of `count` environments from `first` on, of tensors from `rows`; a GPU runs all at once."""
+        if self._device.is_cuda:
             return Crossing(self, sources, targets, ())
         places: list[int] = []
-        read = []
-        for buffer, tensor in zip(self._sources, sources, strict=True):
-            rows = None if tensor is None else buffer.rows(tensor)
-            read.append(rows)
-            places += _NOWHERE if rows is None else buffer.place(rows)
-        for buffer, tensor in zip(self._targets, targets, strict=True):
-            places += _NOWHERE if tensor is None else buffer.place(buffer.rows(tensor))
-        return Crossing(self, read, targets, places)
+        for buffers, tensors in ((self._sources, sources), (self._targets, targets)):
+            for buffer, rows in zip(buffers, tensors, strict=True):
+                places += _NOWHERE if rows is None else buffer.place(rows, first, count)
+        return Crossing(self, sources, targets, places)
 
     def run(self, crossing: Crossing) -> None:
         """Runs with the tensors of a crossing."""

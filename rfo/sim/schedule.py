@@ -35,6 +35,11 @@ class Schedule:
                 self._launches()
             self._graph = capture.graph
 
+    @property
+    def address(self) -> int:
+        """Where the recorded graph lies, for a `Crew`; 0 where it is none of the CPU."""
+        return 0 if self._graph is None or self._device.is_cuda else int(self._graph.apic_state)
+
     def run(self) -> None:
         """Runs the launches, on torch's current stream where there are streams."""
         if self._device.is_cuda:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Literal
 
 import psutil
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rfo.sim.bridge import step
-from rfo.sim.crew import Crew
+from rfo.sim.crew import crew
 from rfo.sim.passage import Crossing
 from rfo.sim.workspace import Core, Physics, Run, Tape, Workspace
 
@@ -69,7 +68,7 @@ class Simulation:
         self._capture = capture
         budget = {"control": 0, "substep": 1 << 62, "auto": psutil.virtual_memory().total // 4}[store]
         self._limit = budget // self.threads
-        self._crew = Crew(self.threads)
+        self._crew = crew(self.threads)
         self._cores: dict[tuple[int, int], list[Core]] = {}
         self._runs_of: dict[int, list[Run]] = {}
 
@@ -132,22 +131,29 @@ class Simulation:
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], tape: Tape, keep: bool
     ) -> list[list[Crossing]]:
         """What each run does. Workspaces are taken here: recording needs the main thread, replaying does not."""
-        crossings = []
-        for run in tape.runs:
-            recorded = tape.keep(run.core, self._limit) if keep else None
-            passage = (recorded or run.core.transient).forward
-            crossings.append([passage.between(run.part(inputs), run.part(outputs))])
-        return crossings
+        passages = [
+            ((tape.keep(run.core, self._limit) if keep else None) or run.core.transient).forward for run in tape.runs
+        ]
+        tensors = passages[0].rows(inputs, outputs)
+        return [
+            [passage.between(*tensors, run.first, run.n)] for run, passage in zip(tape.runs, passages, strict=True)
+        ]
 
     def _adjoint_crossings(
         self, inputs: Sequence[Tensor], bars: Sequence[Tensor | None], tape: Tape, results: Sequence[Tensor | None]
     ) -> list[list[Crossing]]:
         """What each run does; one whose substeps were not kept repeats them first."""
-        crossings = []
-        for run, kept in zip(tape.runs, tape.kept, strict=True):
-            recorded = kept or run.core.scratch
-            back = recorded.adjoint.between(run.part(bars), run.part(results))
-            crossings.append([back] if kept else [recorded.recompute.between(run.part(inputs), ()), back])
+        recorded = [kept or run.core.scratch for run, kept in zip(tape.runs, tape.kept, strict=True)]
+        tensors = recorded[0].adjoint.rows(bars, results)
+        crossings = [
+            [ways.adjoint.between(*tensors, run.first, run.n)]
+            for run, ways in zip(tape.runs, recorded, strict=True)
+        ]
+        if None in tape.kept:
+            given = tape.runs[0].core.scratch.recompute.rows(inputs, ())
+            for run, kept, crossing in zip(tape.runs, tape.kept, crossings, strict=True):
+                if kept is None:
+                    crossing.insert(0, run.core.scratch.recompute.between(*given, run.first, run.n))
         return crossings
 
     def _runs(self, n: int) -> list[Run]:
@@ -170,19 +176,17 @@ class Simulation:
             self._cores[packs, threads] = [Core(physics, packs, self._capture) for _ in range(threads)]
         cores, size = self._cores[packs, threads], packs * physics.lanes
         starts = range(0, n, size)
-        return [Run(cores[i % threads], i % threads, slice(at, min(at + size, n)), n) for i, at in enumerate(starts)]
+        return [Run(cores[i % threads], i % threads, at, min(size, n - at)) for i, at in enumerate(starts)]
 
     def _cross(self, runs: Sequence[Run], crossings: Sequence[Sequence[Crossing]]) -> None:
-        """Runs everything, each core its own share, the first core's in this thread.
-
-        What is left to other threads lets go of the interpreter but for a moment between runs.
-        """
-        shares: dict[int, list[Crossing]] = {}
+        """Runs everything, each core its own share; without records, one after the other in this thread."""
+        shares: dict[int, list[list[int]]] = {}
         for run, mine in zip(runs, crossings, strict=True):
-            shares.setdefault(run.place, []).extend(mine)
-        self._crew.run([partial(_run_all, share) for share in shares.values()])
-
-
-def _run_all(crossings: Sequence[Crossing]) -> None:
-    for crossing in crossings:
-        crossing.run()
+            for crossing in mine:
+                job = crossing.job()
+                if job is None:
+                    crossing.run()
+                else:
+                    shares.setdefault(run.place, []).append(job)
+        if shares:
+            self._crew.run(list(shares.values()))

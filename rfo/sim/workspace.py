@@ -154,20 +154,14 @@ class Run(NamedTuple):
     Attributes:
         core: The workspaces they run in.
         place: Which core of the processor that is.
-        rows: The environments.
-        n: Number of environments in the whole batch.
+        first: The first of them in the batch.
+        n: Their number.
     """
 
     core: Core
     place: int
-    rows: slice
+    first: int
     n: int
-
-    def part(self, tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """These environments' share of tensors of the whole batch."""
-        if self.rows == slice(0, self.n):
-            return tensors
-        return [None if tensor is None else tensor[self.rows] for tensor in tensors]
 
 
 class Tape:

@@ -29,6 +29,11 @@ def _passage(packs: int) -> tuple[Passage, Buffer]:
     return Passage(lambda: None, [buffer], [buffer], warp_device(CPU)), buffer
 
 
+def _cross(passage: Passage, source: Tensor | None, target: Tensor | None) -> None:
+    count = next((len(tensor) for tensor in (source, target) if tensor is not None), 0)
+    passage.between(*passage.rows([source], [target]), 0, count).run()
+
+
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 40, 48])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_in_and_out_again(layout: Callable[[int], Tensor], n: int) -> None:
@@ -36,7 +41,7 @@ def test_in_and_out_again(layout: Callable[[int], Tensor], n: int) -> None:
     passage, buffer = _passage(3)
     values = layout(n)
     found = torch.full((n + 1, COMPONENTS), -7.0)
-    passage.between([values], [found[:n]]).run()
+    _cross(passage, values, found[:n])
     lanes = buffer.tensor.transpose(1, 2).reshape(-1, COMPONENTS)
     torch.testing.assert_close(lanes[:n], values.reshape(n, COMPONENTS), rtol=0.0, atol=0.0)
     assert torch.equal(lanes[n:], lanes[n - 1 : n].expand(len(lanes) - n, -1))
@@ -49,14 +54,14 @@ def test_targets_of_either_order() -> None:
     passage, _ = _passage(2)
     values = torch.randn(20, COMPONENTS)
     by_component = torch.empty(COMPONENTS, 20).T
-    passage.between([values], [by_component]).run()
+    _cross(passage, values, by_component)
     assert torch.equal(by_component, values)
 
 
 def test_nothing_stands_for_zeros_and_for_nobody() -> None:
     """A source that is None is zero, and a target that is None is left out."""
     passage, buffer = _passage(1)
-    passage.between([torch.randn(4, COMPONENTS)], [None]).run()
+    _cross(passage, torch.randn(4, COMPONENTS), None)
     assert float(buffer.tensor.abs().sum()) > 0.0
-    passage.between([None], [None]).run()
+    _cross(passage, None, None)
     assert float(buffer.tensor.abs().sum()) == 0.0

@@ -47,10 +47,11 @@ class Planes(Buffer):
         """Sees [packs, particle_count, ...] values as [packs, particle_count, components]."""
         return values.flatten(2)
 
-    def place(self, rows: Tensor) -> tuple[int, ...]:
+    def place(self, rows: Tensor, first: int, count: int) -> tuple[int, ...]:
         """Where `rows` lie: a pack is one environment, and its items are the particles."""
         environment, particle, component = rows.stride()
-        return rows.data_ptr(), environment, particle, component, self._count, 0
+        address = rows.data_ptr() + first * environment * rows.element_size()
+        return address, environment, particle, component, self._count, 0
 
 
 class MpmWorkspace(Workspace):

@@ -97,8 +97,7 @@ class VectorEnv:
         final_observation = observation = task.observe(next_state)
         done = terminated | truncated
         if bool(done.any()):
-            next_state = self._reset_where(done, next_state)
-            observation = task.observe(next_state)
+            next_state, observation = self._reset_where(done, next_state, observation)
         self.state = next_state
         return Transition(observation, reward, terminated, truncated, final_observation)
 
@@ -126,12 +125,15 @@ class VectorEnv:
                 self.task.spec.id, index, step, "state", replay, problem=error.problem, advice=error.advice
             ) from error
 
-    def _reset_where(self, done: Tensor, state: State) -> State:
-        # index_copy rather than torch.where: only the environments that ended are drawn, and their gradient ends here.
+    def _reset_where(self, done: Tensor, state: State, observation: Observation) -> tuple[State, Observation]:
+        # index_copy rather than torch.where: only the environments that ended are drawn and observed, and their
+        # gradient ends here.
         index = done.nonzero().squeeze(1)
         fresh = self.task.initial_state(self.generator, len(index))
+        seen = self.task.observe(fresh)
         self.elapsed = self.elapsed.masked_fill(done, 0)
-        return {name: tensor.index_copy(0, index, fresh[name]) for name, tensor in state.items()}
+        begun = {name: tensor.index_copy(0, index, fresh[name]) for name, tensor in state.items()}
+        return begun, {name: tensor.index_copy(0, index, seen[name]) for name, tensor in observation.items()}
 
     def _require_finite(self, state: State, action: Tensor, produced: State) -> None:
         with torch.no_grad():

@@ -12,8 +12,10 @@ import atexit
 import ctypes
 import os
 import threading
+from array import array
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ auto exchange = [](Word* word, Word value) { return __atomic_exchange_n(word, va
 // Waits until `word` is no longer `old`. Who is about to sleep says so and looks once more; who changes the word writes
 // a byte for one who said so. Both steps are exchanges, so each of the two sees what the other did first.
 auto wait = [=](const Word* box, const Word* word, Word old, Word* sleeps, int hears) {
-    for (int spin = 0; spin < 20000; ++spin) {
+    for (int spin = 0; spin < 30000; ++spin) {
         if (load(word) != old) return;
 #if defined(__SSE__)
         __builtin_ia32_pause();
@@ -118,15 +120,15 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         self._boxes: Words = np.zeros((size, _WORDS), dtype=np.int64)
-        array = wp.array(ptr=self._boxes.ctypes.data, shape=self._boxes.shape, dtype=wp.int64, device=warp_cpu())
+        boxes = wp.array(ptr=self._boxes.ctypes.data, shape=self._boxes.shape, dtype=wp.int64, device=warp_cpu())
         self._boxes[:, [_REPLAY, _READ, _WRITE]] = _functions()
-        self._call = _command("crew_call", _CALL, 0, array)
+        self._call = _command("crew_call", _CALL, 0, boxes)
         self._lock = threading.Lock()
         pinned = hasattr(os, "sched_setaffinity")
         self._cores = os.sched_getaffinity(0) if pinned else set()
         self._current_core = ctypes.CDLL(None).sched_getcpu if pinned else lambda: -1
         self._avoided = -1
-        self._mates = [self._mate(place, array) for place in range(1, size)]
+        self._mates = [self._mate(place, boxes) for place in range(1, size)]
         if self._mates:
             self._post(len(self._mates))  # returns once all wait
             atexit.register(self._end)  # before Warp lets go of the code that they wait in
@@ -141,10 +143,10 @@ class Crew:
         Raises:
             RuntimeError: A graph could not be replayed.
         """
-        jobs = [np.fromiter((word for job in share for word in job), dtype=np.int64) for share in shares]
+        jobs = [array("q", chain.from_iterable(share)) for share in shares]
         with self._lock:
             for place, (share, words) in enumerate(zip(shares, jobs, strict=True)):
-                self._boxes[place, _JOBS : _COUNT + 1] = words.ctypes.data, len(share)
+                self._boxes[place, _JOBS : _COUNT + 1] = words.buffer_info()[0], len(share)
             self._post(len(shares) - 1)
             failed = self._boxes[0, _FAILED]
         if failed:

@@ -26,8 +26,8 @@ __all__ = ["Physics", "Simulation", "Store", "Tape", "Workspace", "preferred_sto
 
 Store = Literal["auto", "substep", "control"]
 
-WORTH_WAKING_SECONDS = 8e-5
-"""What other cores must have to do in a forward step for waking them, which takes as long or longer, to pay.
+WORTH_SHARING_SECONDS = 2e-5
+"""What other cores must have to do in a forward step, their copies not counted, for calling them to pay.
 
 An adjoint takes about three times a forward step.
 """
@@ -161,7 +161,7 @@ class Simulation:
         if n not in self._runs_of:
             self._runs_of[n] = self._share_out(n, self.threads)
             *_, last = self._runs_of[n]
-            if last.place and last.core.transient.forward.time() * last.place < WORTH_WAKING_SECONDS:
+            if last.place and last.core.transient.forward.time() * last.place < WORTH_SHARING_SECONDS:
                 self._runs_of[n] = self._share_out(n, 1)
         return self._runs_of[n]
 

@@ -34,6 +34,8 @@ def run_bench(options: argparse.Namespace) -> int:
         return _bench_update(options)
     if options.dtype == "bfloat16" or options.velocity is not None:
         raise UsageError("--dtype bfloat16 and --velocity go with --algo")
+    if options.store != "auto" and options.scaling:
+        raise UsageError("--scaling measures every store; leave out --store")
     return _bench_scaling(options) if options.scaling else _bench_environment(options)
 
 
@@ -51,6 +53,7 @@ def _bench_environment(options: argparse.Namespace) -> int:
             threads=options.threads,
             device=options.device,
             dtype=getattr(torch, options.dtype),
+            store=options.store,
             on_stage=lambda stage: status.update(f"{options.env}: {stage}"),
         )
     figures = dataclasses.asdict(result)
@@ -68,8 +71,8 @@ def _bench_environment(options: argparse.Namespace) -> int:
 def _bench_update(options: argparse.Namespace) -> int:
     from rfo.train.bench_update import bench_update
 
-    if options.scaling:
-        raise UsageError("--scaling measures an environment; leave out --algo")
+    if options.scaling or options.store != "auto":
+        raise UsageError("--scaling and --store measure an environment; leave out --algo")
     if options.dtype == "float64":
         raise UsageError("--algo is measured in float32 or bfloat16")
     result = bench_update(

@@ -190,6 +190,8 @@ def _add_bench(commands: Commands[Parser]) -> None:
     parser.add_argument("--envs", type=int, default=32, metavar="N", help="environments (default: 32)")
     parser.add_argument("--horizon", type=int, default=32, metavar="H", help="steps of a window (default: 32)")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16"), default="float32", help="type")
+    stores = "what a control step keeps for its gradient: every substep, or what to run them again from (default: auto)"
+    parser.add_argument("--store", choices=("auto", "substep", "control"), default="auto", help=stores)
     _add_json(parser)
     _add_machine(parser)
 

@@ -135,9 +135,7 @@ class Simulation:
             ((tape.keep(run.core, self._limit) if keep else None) or run.core.transient).forward for run in tape.runs
         ]
         tensors = passages[0].rows(inputs, outputs)
-        return [
-            [passage.between(*tensors, run.first, run.n)] for run, passage in zip(tape.runs, passages, strict=True)
-        ]
+        return [[passage.between(*tensors, run.first, run.n)] for run, passage in zip(tape.runs, passages, strict=True)]
 
     def _adjoint_crossings(
         self, inputs: Sequence[Tensor], bars: Sequence[Tensor | None], tape: Tape, results: Sequence[Tensor | None]
@@ -146,8 +144,7 @@ class Simulation:
         recorded = [kept or run.core.scratch for run, kept in zip(tape.runs, tape.kept, strict=True)]
         tensors = recorded[0].adjoint.rows(bars, results)
         crossings = [
-            [ways.adjoint.between(*tensors, run.first, run.n)]
-            for run, ways in zip(tape.runs, recorded, strict=True)
+            [ways.adjoint.between(*tensors, run.first, run.n)] for run, ways in zip(tape.runs, recorded, strict=True)
         ]
         if None in tape.kept:
             given = tape.runs[0].core.scratch.recompute.rows(inputs, ())

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +27,9 @@ from rfo.core.shell import VectorEnv
 from rfo.core.task import Task
 from rfo.train.allocations import Allocations
 from rfo.train.roofline import Roofline, roofline
+
+if TYPE_CHECKING:
+    from rfo.sim.simulation import Store
 
 __all__ = ["BenchResult", "Runner", "WindowMemory", "available_cores", "bench"]
 
@@ -76,6 +80,7 @@ def bench(
     threads: int | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    store: Store = "auto",
     repeats: int = 3,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> BenchResult:
@@ -88,11 +93,12 @@ def bench(
         threads: Cores to use; None for all.
         device: Torch device.
         dtype: Scalar type.
+        store: What a control step of an engine keeps for its adjoint (`rfo.sim.simulation.Simulation`).
         repeats: Repeats of which the fastest counts.
         on_stage: Called with what is being done.
 
     Raises:
-        UsageError: A size is impossible, or the task is unknown.
+        UsageError: A size is impossible, the task is unknown, or nothing of it is stored.
         FloatingPointError: A gradient is not finite.
     """
     for name, value in (("--envs", envs), ("--horizon", horizon), ("--threads", threads), ("repeats", repeats)):
@@ -103,7 +109,7 @@ def bench(
     torch.set_num_threads(cores if registry.spec(task_id).engine == "torch" else 1)
     on_stage("compiling")
     started = time.perf_counter()
-    task = registry.make(task_id, device=device, dtype=dtype, threads=cores)
+    task = _build(task_id, store, device=device, dtype=dtype, threads=cores)
     runner = Runner(task, envs)
     runner.forward(1)
     if task.spec.differentiable:
@@ -120,6 +126,17 @@ def bench(
     ceiling = roofline(task, state, horizon, cores, lambda run: runner.best(run, horizon, repeats))
     name = str(dtype).removeprefix("torch.")
     return BenchResult(forward, gradient, memory, _peak_rss(), compile_s, cores, str(task.device), name, ceiling)
+
+
+def _build(task_id: str, store: Store, **options: Any) -> Task:
+    if store == "auto":
+        return registry.make(task_id, **options)
+    if not registry.spec(task_id).engine.startswith("warp-"):
+        raise UsageError(f"--store {store} is for tasks on this package's engines; {task_id} is on another")
+    from rfo.sim.simulation import preferred_store  # not every task needs an engine
+
+    with preferred_store(store):
+        return registry.make(task_id, **options)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A step of a small batch takes less time than Python needs to hand work to another thread: the interpreter belongs to
 one thread at a time, and a sleeping core wakes in a tenth of a millisecond. So the threads of a crew never return to
-the interpreter. They wait in native code, awake for about a millisecond after their last work and asleep after that,
+the interpreter. They wait in native code, awake for about two milliseconds after their last work and asleep after that,
 and what they are handed are recorded graphs, by their addresses.
 """
 
@@ -49,12 +49,13 @@ auto exchange = [](Word* word, Word value) { return __atomic_exchange_n(word, va
 // Waits until `word` is no longer `old`. Who is about to sleep says so and looks once more; who changes the word writes
 // a byte for one who said so. Both steps are exchanges, so each of the two sees what the other did first.
 auto wait = [=](const Word* box, const Word* word, Word old, Word* sleeps, int hears) {
-    for (int spin = 0; spin < 30000; ++spin) {
-        if (load(word) != old) return;
 #if defined(__SSE__)
-        __builtin_ia32_pause();
+    for (const auto begun = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - begun < 5000000; __builtin_ia32_pause())
+        if (load(word) != old) return;
+#else
+    for (int spin = 0; spin < 500000; ++spin)
+        if (load(word) != old) return;
 #endif
-    }
     exchange(sleeps, 1);
     if (load(word) != old && exchange(sleeps, 0)) return;
     char byte;

@@ -126,14 +126,14 @@ class VectorEnv:
             ) from error
 
     def _reset_where(self, done: Tensor, state: State, observation: Observation) -> tuple[State, Observation]:
-        # index_copy rather than torch.where: only the environments that ended are drawn and observed, and their
-        # gradient ends here.
+        # Only the environments that ended are drawn and observed, and their gradient ends here. Unlike index_copy,
+        # index_put leaves tensors in the memory order that the engine copies fastest.
         index = done.nonzero().squeeze(1)
         fresh = self.task.initial_state(self.generator, len(index))
         seen = self.task.observe(fresh)
         self.elapsed = self.elapsed.masked_fill(done, 0)
-        begun = {name: tensor.index_copy(0, index, fresh[name]) for name, tensor in state.items()}
-        return begun, {name: tensor.index_copy(0, index, seen[name]) for name, tensor in observation.items()}
+        begun = {name: tensor.index_put((index,), fresh[name]) for name, tensor in state.items()}
+        return begun, {name: tensor.index_put((index,), seen[name]) for name, tensor in observation.items()}
 
     def _require_finite(self, state: State, action: Tensor, produced: State) -> None:
         with torch.no_grad():

@@ -51,7 +51,8 @@ class BenchResult:
         threads: Cores used.
         device: Torch device.
         dtype: Scalar type of the simulation.
-        roofline: The physics alone and its share of the processor's peak; None where nobody counts its arithmetic.
+        roofline: The physics alone, and its share of the processor's peak where its arithmetic is counted; None but for
+            tasks on this package's engines, on the CPU.
     """
 
     forward_env_steps_per_s: float

@@ -128,7 +128,7 @@ def test_check_that_fails_ends_with_one(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def test_bench_json_has_the_promised_keys(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The eight keys, with figures that can be, and a roofline where the arithmetic is counted."""
+    """The eight keys, with figures that can be, and a roofline for tasks on an engine of this package."""
     monkeypatch.setattr("rfo.train.bench.LEAST_SECONDS", 0.0)
     code, out, _ = run("bench", "pendulum-swingup", "--envs", "3", "--horizon", "2", "--threads", "1", "--json")
     figures = _json(out)

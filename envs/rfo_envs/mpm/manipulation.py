@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,11 +93,15 @@ class Manipulation(Task):
 
     def dynamics(self, state: State, action: Tensor) -> State:
         """Moves the tools and works the block."""
-        joint, n = self.moved(state["joint"], action), len(action)
-        x, q = self.poses(torch.cat([state["joint"], joint]))
-        frames = tool_frames((x[:n], q[:n]), (x[n:], q[n:]), self.substeps, self.spec.control_dt / self.substeps)
+        joint, frames = self._moves(state, action)
         kept = {key: value for key, value in state.items() if key not in MpmState._fields}
         return state_of(self.engine.step(matter_of(state), frames), **{**kept, "joint": joint})
+
+    def physics_replays(
+        self, state: State, action: Tensor, steps: int
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The recorded substeps, with the tools moved by an action."""
+        return self.engine.replays(matter_of(state), self._moves(state, action)[1], steps)
 
     def observe(self, state: State) -> Observation:
         """What the spec names, from the state: the centre of mass and the particles in units of 0.2 m, others as is."""
@@ -124,6 +128,13 @@ class Manipulation(Task):
     def colors(self, x: Floats) -> Floats:
         """Linear RGB of the particles, [3] or [P, 3]."""
         return BODY
+
+    def _moves(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The joints after a control step, and the tools' frames in each of its substeps."""
+        joint, n = self.moved(state["joint"], action), len(action)
+        x, q = self.poses(torch.cat([state["joint"], joint]))
+        dt = self.spec.control_dt / self.substeps
+        return joint, tool_frames((x[:n], q[:n]), (x[n:], q[n:]), self.substeps, dt)
 
     def _laid(self, draw: Tensor, width: float) -> MpmState:
         """Matter at rest, moved by `width` (draw - 0.5) along x and z, `draw` [N, 2] from U(0, 1)."""

@@ -6,6 +6,7 @@ substep; the grid is built again in the adjoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -123,19 +124,13 @@ class MpmEngine(Physics):
         Raises:
             MpmLimitError: Matter left the domain, or was strained further in a substep than its law allows.
         """
-        n = len(state.x)
-        if tools is None:
-            tools = state.x.new_zeros(n, *self.inputs["tools"])
-        if tools.shape[1:] != self.inputs["tools"]:
-            raise UsageError(f"tools have shape {tuple(tools.shape)}, expected [N, *{self.inputs['tools']}]")
-        if figures is None:
-            figures = self.figures.expand(n, self.model.particle_count, -1)
-        elif figures.requires_grad and not self.parameter_gradients:
-            raise UsageError("figures require a gradient; build the engine with parameter_gradients=True")
-        inputs = {**state._asdict(), "flags": state.x.new_zeros(n, FLAGS), "tools": tools, "figures": figures}
-        result = self._simulation.step(inputs)
+        result = self._simulation.step(self._inputs(state, tools, figures))
         require_limits(result["flags"], self.model)
         return MpmState(result["x"], result["v"], result["c"], result["s"])
+
+    def replays(self, state: MpmState, tools: Tensor, steps: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The kernels of `steps` control steps alone, forward, and forward and backward (`Simulation.replays`)."""
+        return self._simulation.replays(tuple(self._inputs(state, tools, None).values()), steps)
 
     def at_rest(self, x: Tensor) -> MpmState:
         """Undeformed matter at rest at positions [N, particle_count, 3]."""
@@ -159,6 +154,19 @@ class MpmEngine(Physics):
         """Allocates the buffers of one control step."""
         assert scratch is None or isinstance(scratch, MpmWorkspace)
         return MpmWorkspace(self, packs, scratch, transient)
+
+    def _inputs(self, state: MpmState, tools: Tensor | None, figures: Tensor | None) -> dict[str, Tensor]:
+        """Everything that a control step reads, in the order of `inputs`."""
+        n = len(state.x)
+        if tools is None:
+            tools = state.x.new_zeros(n, *self.inputs["tools"])
+        if tools.shape[1:] != self.inputs["tools"]:
+            raise UsageError(f"tools have shape {tuple(tools.shape)}, expected [N, *{self.inputs['tools']}]")
+        if figures is None:
+            figures = self.figures.expand(n, self.model.particle_count, -1)
+        elif figures.requires_grad and not self.parameter_gradients:
+            raise UsageError("figures require a gradient; build the engine with parameter_gradients=True")
+        return {**state._asdict(), "flags": state.x.new_zeros(n, FLAGS), "tools": tools, "figures": figures}
 
     @cached_property
     def figures(self) -> Tensor:

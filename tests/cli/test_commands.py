@@ -333,6 +333,8 @@ REFUSED = [
     ("bench pendulum-swingup --horizon 0", "--horizon is 0; it must be at least 1"),
     ("bench pendulum-swingup --threads 0", "--threads is 0; it must be at least 1"),
     ("bench pendulum-swingup --envs many", "invalid int value: 'many'"),
+    ("bench pendulum-swingup --store control", "--store control is for tasks on this package's engines"),
+    ("bench ant --scaling --store control", "--scaling measures every store; leave out --store"),
     ("bench pendulum-swingup --dtype float8", "invalid choice"),
     ("bench pendulum-swingup --device gpu9", "device 'gpu9' is not known to torch"),
     ("bench pendulum-swingup --device meta", "device 'meta' is not there"),

@@ -38,6 +38,7 @@ class RFOConfig(ShortHorizonConfig):
         velocity: Velocity field: a plain network [S], Flow-G or Flow-T [I].
         flow_steps: Steps K of the flow [T].
         solver: One-step method of the flow [S].
+        source_std: Standard deviation of the noise that the flow carries [E]; 1 in the paper [S].
         c_past: Weight of the pull towards the latents of recent windows [T].
         c_uni: Weight of the pull towards actions drawn uniformly [T].
         regularizer_anneal: Both weights are multiplied by max(0, 1 - anneal * progress) [E]; 0 keeps them constant [T].
@@ -55,6 +56,7 @@ class RFOConfig(ShortHorizonConfig):
     velocity: VelocityName = "mlp"
     flow_steps: int = 4
     solver: SolverName = "euler"
+    source_std: float = 1.0
     c_past: float = 0.2
     c_uni: float = 0.2
     regularizer_anneal: float = 1.25
@@ -72,6 +74,9 @@ class RFOConfig(ShortHorizonConfig):
         require(self, ("flow_steps", "past_windows", "chunk"), lambda value: value >= 1, "must be at least 1")
         weights = ("c_past", "c_uni", "regularizer_anneal", "output_std")
         require(self, weights, lambda value: value >= 0, "must not be negative")
+        require(
+            self, ("source_std",), lambda value: value > 0, "must be positive: without noise there is nothing to carry"
+        )
         require(self, ("uniform_bound",), lambda value: 0 < value < 1, "must lie in (0, 1), for atanh(1) is infinite")
         require(self, ("cfm_rows",), lambda value: value is None or value >= 1, "must be at least 1")
         require(self, ("solver",), lambda value: value in SOLVERS, f"must be one of {', '.join(SOLVERS)}")
@@ -102,7 +107,9 @@ class RFO(ShortHorizonLearner[RFOConfig]):
         field = make_field(
             config.velocity, encoder.feature_dim, size, config.actor_hidden, output_std=config.output_std
         )
-        self.policy = FlowPolicy(encoder, field, steps=config.flow_steps, solver=SOLVERS[config.solver])
+        self.policy = FlowPolicy(
+            encoder, field, steps=config.flow_steps, solver=SOLVERS[config.solver], source_std=config.source_std
+        )
         self.critic = self.make_critic()
         self._past: deque[tuple[Observation, Tensor]] = deque(maxlen=config.past_windows)
 
@@ -204,5 +211,10 @@ class RFO(ShortHorizonLearner[RFOConfig]):
         return torch.atanh(action.clamp(-bound, bound))
 
     def _match(self, features: Tensor, target: Tensor) -> Tensor:
-        velocity, reduction = self.policy.field.bind(features), self.config.cfm_reduction
-        return conditional_flow_matching(velocity, target, generator=self.loss_noise, reduction=reduction)
+        return conditional_flow_matching(
+            self.policy.field.bind(features),
+            target,
+            generator=self.loss_noise,
+            reduction=self.config.cfm_reduction,
+            source_std=self.config.source_std,
+        )

@@ -22,8 +22,9 @@ def conditional_flow_matching(
     generator: torch.Generator,
     reduction: Reduction = "mean",
     counts: Tensor | None = None,
+    source_std: float = 1.0,
 ) -> Tensor:
-    """Returns E |v(z, u | s) - (y - e)|^2 with e ~ N(0, I), u ~ U(0, 1), z = (1 - u) e + u y.
+    """Returns E |v(z, u | s) - (y - e)|^2 with e ~ N(0, source_std^2 I), u ~ U(0, 1), z = (1 - u) e + u y.
 
     The straight-path loss of flow matching (Lipman et al., arXiv 2210.02747); the two regularisers of RFO
     (arXiv 2602.03501) are this loss with different targets.
@@ -34,13 +35,14 @@ def conditional_flow_matching(
         generator: Source of e and u.
         reduction: Mean or sum over A.
         counts: Which entries of the target count, bool [B, A]; all of them where None. The mean is over those.
+        source_std: Standard deviation of e, what the flow carries at u = 0.
 
     Returns:
         The loss, a scalar.
     """
     target = target.detach()
     like = {"dtype": target.dtype, "device": target.device}
-    noise = torch.randn(target.shape, generator=generator, **like)  # type: ignore[call-overload]
+    noise = source_std * torch.randn(target.shape, generator=generator, **like)  # type: ignore[call-overload]
     u = torch.rand(target.shape[0], 1, generator=generator, **like)  # type: ignore[call-overload]
     error = velocity(torch.lerp(noise, target, u), u) - (target - noise)
     squared = error.square()

@@ -15,7 +15,7 @@ __all__ = ["FlowPolicy"]
 
 
 class FlowPolicy(LatentPolicy):
-    """a = tanh(x_K), with x_0 noise and x_K the solution of dx/du = v(x, u | s) at u = 1.
+    """a = tanh(x_K), with x_0 = source_std * noise and x_K the solution of dx/du = v(x, u | s) at u = 1.
 
     Differentiable in the observation, the noise and the parameters (RFO, arXiv 2602.03501); nothing here needs a
     density.
@@ -25,12 +25,15 @@ class FlowPolicy(LatentPolicy):
         field: Velocity field on the features.
         steps: Number K of flow steps.
         solver: One-step method of the flow.
+        source_std: Standard deviation of x_0, what the flow carries.
     """
 
-    def __init__(self, encoder: Encoder, field: VelocityField, *, steps: int, solver: Solver) -> None:
+    def __init__(
+        self, encoder: Encoder, field: VelocityField, *, steps: int, solver: Solver, source_std: float = 1.0
+    ) -> None:
         super().__init__()
         self.encoder, self.field = encoder, field
-        self.steps, self.solver = steps, solver
+        self.steps, self.solver, self.source_std = steps, solver, source_std
 
     @property
     def action_dim(self) -> int:
@@ -42,10 +45,10 @@ class FlowPolicy(LatentPolicy):
         return self.field.bind(self.encoder(observation))
 
     def sample(self, observation: Observation, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws x_0 = noise, and returns the latent x_K and the action tanh(x_K); see `LatentPolicy.sample`."""
+        """Returns the latent x_K that x_0 = source_std * noise is carried to, and the action tanh(x_K)."""
         return self.carry(self.bind(observation), noise)
 
     def carry(self, velocity: Velocity, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Returns latent and action for a velocity that is bound already, so that a loss can use it again."""
-        latent = integrate(velocity, noise, steps=self.steps, solver=self.solver)
+        latent = integrate(velocity, self.source_std * noise, steps=self.steps, solver=self.solver)
         return latent, torch.tanh(latent)

@@ -79,7 +79,7 @@ class FollowCamera:
 
     The focus is tracked by an alpha-beta filter: exponential smoothing of position and velocity, so that a body at a
     steady speed stays in the middle instead of running ahead by speed x time constant. The height is smoothed more
-    than the rest: the camera does not jump with the body.
+    than the rest, so that the camera does not jump with the body, as long as the body stays in the picture.
 
     Attributes:
         offset: From focus to eye, in units of `Scene.extent`. The default is a three-quarter view for bodies that run
@@ -88,6 +88,7 @@ class FollowCamera:
         fov: Vertical field of view [degrees].
         time_constant: Of the horizontal smoothing [s].
         height_time_constant: Of the vertical smoothing [s].
+        height_lag: Largest distance of the body from the smoothed height, in units of `Scene.extent`.
     """
 
     offset: tuple[float, float, float] = (1.5, 0.95, 3.75)
@@ -95,6 +96,7 @@ class FollowCamera:
     fov: float = 28.0
     time_constant: float = 0.15
     height_time_constant: float = 1.2
+    height_lag: float = 0.5
     _position: FloatArray | None = field(default=None, init=False, repr=False)
     _velocity: FloatArray = field(default_factory=lambda: np.zeros(3), init=False, repr=False)
 
@@ -121,6 +123,8 @@ class FollowCamera:
         residual = focus - predicted
         self._position = predicted + alpha * residual
         self._velocity = self._velocity + beta * residual / max(dt, 1e-9)
+        lag = self.height_lag * float(scene.extent)
+        self._position[1] = np.clip(self._position[1], focus[1] - lag, focus[1] + lag)
         return self._camera(self._position, float(scene.extent))
 
     def _camera(self, focus: FloatArray, extent: float) -> Camera:

@@ -20,6 +20,13 @@ def test_expectation_of_a_still_field() -> None:
     assert float(loss) == pytest.approx(10.0, rel=0.01)
 
 
+def test_source_of_another_spread() -> None:
+    """With v = 0 the loss is |y|^2 + source_std^2 per entry."""
+    target = torch.full((200_000, 2), 3.0, dtype=torch.float64)
+    loss = conditional_flow_matching(lambda z, u: torch.zeros_like(z), target, generator=_generator(), source_std=0.5)
+    assert float(loss) == pytest.approx(9.25, rel=0.01)
+
+
 def test_minimum_is_zero_where_the_target_is_known() -> None:
     """A field that points straight at the target has no loss: y - e = (y - z) / (1 - u)."""
     target = torch.randn(512, 3, dtype=torch.float64, generator=_generator())

@@ -53,6 +53,14 @@ def test_deterministic_action_is_that_of_zero_noise() -> None:
     assert torch.equal(action, torch.tanh(latent))
 
 
+def test_source_std_scales_what_the_flow_carries() -> None:
+    """Noise e through a source of spread s is noise s e through a source of spread 1."""
+    wide = _policy()
+    narrow = FlowPolicy(wide.encoder, wide.field, steps=wide.steps, solver=wide.solver, source_std=0.3)
+    observation, noise = {LOW_DIM: torch.randn(5, 4).double()}, torch.randn(5, 2).double()
+    assert torch.equal(narrow.sample(observation, noise)[0], wide.sample(observation, 0.3 * noise)[0])
+
+
 def test_rows_do_not_see_each_other() -> None:
     """The action of one environment has no gradient in another's observation."""
     policy = _policy()

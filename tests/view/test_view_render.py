@@ -161,6 +161,15 @@ def test_following_camera_smooths_a_jolt() -> None:
     assert 0.0 < moved[1] < moved[0]
 
 
+def test_following_camera_keeps_a_jump_in_the_picture() -> None:
+    """However high a body leaps, its focus stays within `height_lag` of the smoothed height."""
+    follow = FollowCamera()
+    for step in range(60):
+        height = 0.3 + 4.0 * step / 60.0
+        camera = follow.update(Scene((), np.array([0.0, height, 0.0]), 0.5), 1.0 / 60.0)
+        assert abs(camera.target[1] - 0.5 * follow.look[1] - height) <= 0.5 * follow.height_lag + 1e-9
+
+
 def test_tiles_are_round_numbers() -> None:
     """Tiles are 1, 2 or 5 times a power of ten and grow with the scene."""
     assert [tile_size(extent) for extent in (0.05, 0.45, 0.6, 1.4, 6.0)] == pytest.approx([0.05, 0.5, 0.5, 1.0, 5.0])

@@ -68,7 +68,6 @@ class Simulation:
         self._capture = capture
         budget = {"control": 0, "substep": 1 << 62, "auto": psutil.virtual_memory().total // 4}[store]
         self._limit = budget // self.threads
-        self._crew = crew(self.threads)
         self._cores: dict[tuple[int, int], list[Core]] = {}
         self._runs_of: dict[int, list[Run]] = {}
 
@@ -186,4 +185,4 @@ class Simulation:
                 else:
                     shares.setdefault(run.place, []).append(job)
         if shares:
-            self._crew.run(list(shares.values()))
+            crew(self.threads).run(list(shares.values()))

@@ -1,4 +1,4 @@
-"""Equations of motion: composite inertias, sparse factorisation, inverse dynamics.
+"""Equations of motion: inertial forces, and accelerations from forces.
 
 M a + bias + (damping) = forces, in generalized coordinates whose free joints are written in the root's axes
 (`Kinematics.reduce`). Every function works on expressions and on numbers.
@@ -6,8 +6,6 @@ M a + bias + (damping) = forces, in generalized coordinates whose free joints ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,107 +14,61 @@ from rfo.sim.rigid.kinematics import Kinematics, Motion
 from rfo.sim.rigid.model import Link
 from rfo.sim.rigid.spatial import cross, dot
 
-__all__ = ["Factors", "body_forces", "joint_forces", "mass_matrix", "virtual_power"]
+__all__ = ["accelerations", "body_forces", "virtual_power"]
 
 
-@dataclass(frozen=True)
-class Inertia:
-    """Inertia about the frame's origin: mass [kg], first moment [kg m], second moment [kg m²] (3 x 3)."""
+def accelerations(kinematics: Kinematics, diagonal: Any, applied: Any, forces: list[Any]) -> Any:
+    """Generalized accelerations by articulated bodies (Featherstone 2008, §7.3), shape [v_count].
 
-    mass: Any
-    first: Any
-    second: Any
-
-    def __add__(self, other: Inertia) -> Inertia:
-        return Inertia(self.mass + other.mass, self.first + other.first, self.second + other.second)
-
-    def momentum(self, twist: Any) -> Any:
-        """Spatial momentum of a body that moves with a twist."""
-        angular = self.second @ twist[:3] + cross(self.first, twist[3:])
-        return np.concatenate([angular, self.mass * twist[3:] - cross(self.first, twist[:3])])
-
-
-def mass_matrix(kinematics: Kinematics, diagonal: Any) -> dict[tuple[int, int], Any]:
-    """Joint-space inertia by the composite rigid body algorithm (Featherstone 2008, §6.2).
+    Joints are taken out one at a time, those farthest from the root first: each leaves of the inertia behind it, and of
+    the forces on it, what its parent feels of them. The work for a joint does not grow with the number of joints
+    between it and the root, as a row of M does. The joints of the root itself are left, and a small matrix for them.
 
     Args:
         kinematics: The pose.
-        diagonal: Added to the diagonal: armature, and what is implicit in the integration, shape [v_count].
-
-    Returns:
-        Entries (i, j) for every degree of freedom i and each j between it and its root, itself included.
+        diagonal: Added to the diagonal of M: armature, and what is implicit in the integration, shape [v_count].
+        applied: Generalized forces, shape [v_count].
+        forces: Spatial forces on the links that must be overcome: the bias, less what pushes from outside.
     """
     links = kinematics.model.links
-    composite = [_inertia(kinematics, i) for i in range(len(links))]
+    joints = [list(zip(*pair, strict=True)) for pair in zip(kinematics.dofs, kinematics.columns, strict=True)]
+    felt, carried, result = list(forces), [np.zeros((6, 6))] * len(links), list(applied)
+    taken: dict[int, tuple[Any, Any]] = {}  # of a joint: force per acceleration of it, and the inverse of its inertia
+    rates: dict[int, Any] = {}  # spatial accelerations of the links
     for i in reversed(range(len(links))):
-        if links[i].parent >= 0:
-            composite[links[i].parent] = composite[links[i].parent] + composite[i]
-    column = {
-        dof: c for i in range(len(links)) for dof, c in zip(kinematics.dofs[i], kinematics.columns[i], strict=True)
-    }
-    entries: dict[tuple[int, int], Any] = {}
-    for i in range(len(links)):
-        for dof in kinematics.dofs[i]:
-            force = composite[i].momentum(column[dof])
-            entries[dof, dof] = dot(column[dof], force) + diagonal[dof]
-            for ancestor in _ancestors(kinematics, dof):
-                entries[dof, ancestor] = dot(column[ancestor], force)
-    return entries
-
-
-class Factors:
-    """M = Lᵀ D L along the tree's paths, without fill-in (Featherstone 2008, §6.5).
-
-    Args:
-        kinematics: For the tree.
-        entries: Of M, from `mass_matrix`.
-    """
-
-    def __init__(self, kinematics: Kinematics, entries: dict[tuple[int, int], Any]) -> None:
-        self._kinematics = kinematics
-        self._lower = dict(entries)
-        self._inverse: list[Any] = [0.0] * len(kinematics.parent_dof)
-        m = self._lower
-        for k in reversed(range(len(kinematics.parent_dof))):
-            path = list(_ancestors(kinematics, k))
-            self._inverse[k] = 1.0 / m[k, k]
-            scaled = {i: m[k, i] * self._inverse[k] for i in path}
-            for i in path:
-                for j in [i, *_ancestors(kinematics, i)]:
-                    m[i, j] = m[i, j] - scaled[i] * m[k, j]
-            for i in path:
-                m[k, i] = scaled[i]
-
-    def solve(self, right: Any) -> Any:
-        """M⁻¹ b, shape [v_count]."""
-        x = list(right)
-        count = len(x)
-        for k in reversed(range(count)):
-            for i in _ancestors(self._kinematics, k):
-                x[i] = x[i] - self._lower[k, i] * x[k]
-        for k in range(count):
-            x[k] = x[k] * self._inverse[k]
-            for i in _ancestors(self._kinematics, k):
-                x[k] = x[k] - self._lower[k, i] * x[i]
-        return np.array(x)
+        inertia = _inertia(kinematics, i) + carried[i]
+        if (parent := links[i].parent) < 0:
+            columns = np.array([column for _, column in joints[i]])
+            right = [result[dof] - dot(column, felt[i]) for dof, column in joints[i]]
+            found = _solve(_project(inertia, columns) + np.diag([diagonal[dof] for dof, _ in joints[i]]), right)
+            for (dof, _), x in zip(joints[i], found, strict=True):
+                result[dof] = x
+            rates[i] = found @ columns
+            continue
+        for dof, column in reversed(joints[i]):
+            force = inertia @ column
+            inverse = 1.0 / (dot(column, force) + diagonal[dof])
+            inertia = inertia - _square(force, inverse)
+            result[dof] = result[dof] - dot(column, felt[i])
+            felt[i] = felt[i] + force * (inverse * result[dof])
+            taken[dof] = force, inverse
+        carried[parent] = carried[parent] + inertia
+        felt[parent] = felt[parent] + felt[i]
+    for i, link in enumerate(links):
+        if link.parent < 0:
+            continue
+        rate = rates[link.parent]
+        for dof, column in joints[i]:
+            force, inverse = taken[dof]
+            result[dof] = (result[dof] - dot(force, rate)) * inverse
+            rate = rate + column * result[dof]
+        rates[i] = rate
+    return np.array(result)
 
 
 def body_forces(kinematics: Kinematics, motion: Motion) -> list[Any]:
     """Spatial force that each link's motion takes, about the root's origin (Newton and Euler)."""
     return [np.concatenate(_as_wrench(*_newton_euler(kinematics, motion, i))) for i in range(len(motion.velocity))]
-
-
-def joint_forces(kinematics: Kinematics, forces: list[Any]) -> Any:
-    """Generalized forces that balance spatial forces on the links, shape [v_count]."""
-    links = kinematics.model.links
-    total = list(forces)
-    result: list[Any] = [0.0] * len(kinematics.parent_dof)
-    for i in reversed(range(len(links))):
-        for dof, column in zip(kinematics.dofs[i], kinematics.columns[i], strict=True):
-            result[dof] = dot(column, total[i])
-        if links[i].parent >= 0:
-            total[links[i].parent] = total[links[i].parent] + total[i]
-    return np.array(result)
 
 
 def virtual_power(kinematics: Kinematics, motion: Motion, virtual: list[Any]) -> Any:
@@ -128,9 +80,40 @@ def virtual_power(kinematics: Kinematics, motion: Motion, virtual: list[Any]) ->
     return total
 
 
-def _ancestors(kinematics: Kinematics, dof: int) -> Iterator[int]:
-    while (dof := kinematics.parent_dof[dof]) >= 0:
-        yield dof
+def _mirrored(entry: Any, count: int) -> Any:
+    """A symmetric matrix from its entries (i, j) with j <= i: each is worked out once."""
+    result = np.empty((count, count), dtype=object)
+    for i in range(count):
+        for j in range(i + 1):
+            result[i, j] = result[j, i] = entry(i, j)
+    return result
+
+
+def _project(inertia: Any, columns: Any) -> Any:
+    """Inertia [6, 6] as joints of motion vectors [n, 6] see it, shape [n, n]."""
+    momenta = columns @ inertia
+    return _mirrored(lambda i, j: dot(columns[j], momenta[i]), len(columns))
+
+
+def _solve(matrix: Any, right: list[Any]) -> Any:
+    """Solves with a symmetric positive definite matrix, as Lᵀ D L, shape [n]."""
+    lower, x, inverse = np.array(matrix, dtype=object), list(right), [0.0] * len(right)
+    for k in reversed(range(len(x))):
+        inverse[k] = 1.0 / lower[k, k]
+        scaled = lower[k, :k] * inverse[k]
+        for i in range(k):
+            lower[i, : i + 1] = lower[i, : i + 1] - scaled[i] * lower[k, : i + 1]
+            x[i] = x[i] - scaled[i] * x[k]
+        lower[k, :k] = scaled
+    for k in range(len(x)):
+        x[k] = x[k] * inverse[k] - dot(lower[k, :k], x[:k])
+    return np.array(x)
+
+
+def _square(force: Any, scale: Any) -> Any:
+    """The matrix f fᵀ times a scale, shape [6, 6]."""
+    scaled = scale * force
+    return _mirrored(lambda i, j: force[i] * scaled[j], len(force))
 
 
 def _axes(link: Link) -> tuple[Any, list[tuple[Any, Any]]]:
@@ -145,7 +128,8 @@ def _center(kinematics: Kinematics, i: int) -> Any:
     return kinematics.pose[i].point(kinematics.model.links[i].com)
 
 
-def _inertia(kinematics: Kinematics, i: int) -> Inertia:
+def _inertia(kinematics: Kinematics, i: int) -> Any:
+    """Inertia of one link about the root's origin: spatial momentum of its twists, shape [6, 6]."""
     link, rotation, center = kinematics.model.links[i], kinematics.pose[i].rotation, _center(kinematics, i)
     base, terms = _axes(link)
     mass = link.scale * link.mass
@@ -153,7 +137,9 @@ def _inertia(kinematics: Kinematics, i: int) -> Inertia:
     for k, axis in terms:
         turned = rotation @ axis
         second = second + np.outer(k * turned, turned)
-    return Inertia(mass, mass * center, second)
+    x, y, z = mass * center
+    first = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.block([[second, first], [first.T, mass * np.eye(3)]])
 
 
 def _newton_euler(kinematics: Kinematics, motion: Motion, i: int) -> tuple[Any, Any, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rfo.sim.kernel import Access, Item, Law, Single
 from rfo.sim.rigid.contact import contact_forces, push
-from rfo.sim.rigid.dynamics import Factors, body_forces, joint_forces, mass_matrix, virtual_power
+from rfo.sim.rigid.dynamics import accelerations, body_forces, virtual_power
 from rfo.sim.rigid.kinematics import Kinematics, motions
 from rfo.sim.rigid.model import Parameter, RigidModel
 from rfo.sim.rigid.spatial import cross, dot, integrate_quaternion
@@ -51,8 +51,9 @@ def adjoint_law(model: RigidModel, dt: float, parameters: Sequence[Parameter] = 
         back = reverse(list(moved), list(bar_q), [*q, *v_next])
         g = bar_v + np.array(back[len(q) :])
         kinematics = Kinematics(scaled, q)
-        factors = Factors(kinematics, mass_matrix(kinematics, _diagonal(model, dt)))
-        lam = detach(np.array(kinematics.restore(factors.solve(kinematics.reduce(dt * g))), dtype=object))
+        unloaded = [np.zeros(6)] * len(model.links)
+        found = accelerations(kinematics, _diagonal(model, dt), kinematics.reduce(dt * g), unloaded)
+        lam = detach(np.array(kinematics.restore(found), dtype=object))
         a = detach((v_next - v) * (1.0 / dt))
         power = _residual_power(kinematics, q, v, a, control, lam, dt)
         wrt = {"q": q, "v": v, **{name: given[name] for name in shared}}
@@ -83,8 +84,7 @@ def acceleration(model: RigidModel, q: Any, v: Any, control: Any, *, implicit: f
     for contact in contact_forces(kinematics, motion.velocity):
         forces[contact.link] = forces[contact.link] - contact.wrench()
     applied = kinematics.reduce(applied_forces(model, q, v, v, control))
-    factors = Factors(kinematics, mass_matrix(kinematics, _diagonal(model, implicit)))
-    return kinematics.restore(factors.solve(applied - joint_forces(kinematics, forces)))
+    return kinematics.restore(accelerations(kinematics, _diagonal(model, implicit), applied, forces))
 
 
 def applied_forces(model: RigidModel, q: Any, v: Any, v_damped: Any, control: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from rfo.core.errors import UsageError
 from rfo.sim.rigid import RigidModel
-from rfo.sim.rigid.dynamics import body_forces, joint_forces, mass_matrix
+from rfo.sim.rigid.dynamics import accelerations, body_forces
 from rfo.sim.rigid.kinematics import Kinematics, motions
 from rfo.sim.rigid.laws import acceleration, substep_law
 
@@ -61,14 +61,14 @@ def _check(path: Path, count: int) -> None:
     for data in _random_states(source, count):
         kinematics = Kinematics(model, data.qpos)
         turn = np.array([kinematics.reduce(e) for e in np.eye(source.nv)], dtype=float).T
-        reduced = np.zeros((source.nv, source.nv))
-        for (i, j), entry in mass_matrix(kinematics, model.dof_values("armature")).items():
-            reduced[i, j] = reduced[j, i] = entry
-        expected = np.zeros((source.nv, source.nv))
-        mujoco.mj_fullM(source, data, expected)
-        _agree(turn.T @ reduced @ turn, expected)
+        inertia = np.zeros((source.nv, source.nv))
+        mujoco.mj_fullM(source, data, inertia)
+        armature, unloaded = model.dof_values("armature"), [np.zeros(6)] * len(model.links)
+        solved = [accelerations(kinematics, armature, column, unloaded) for column in (turn @ inertia).T]
+        _agree(turn.T @ np.array(solved, dtype=float).T, np.eye(source.nv))
         motion = motions(kinematics, kinematics.reduce(data.qvel), np.zeros(source.nv))
-        _agree(kinematics.restore(joint_forces(kinematics, body_forces(kinematics, motion))), data.qfrc_bias)
+        falling = accelerations(kinematics, armature, np.zeros(source.nv), body_forces(kinematics, motion))
+        _agree(-inertia @ kinematics.restore(falling).astype(float), data.qfrc_bias)
         _agree(acceleration(model, data.qpos, data.qvel, data.ctrl), data.qacc)
 
 

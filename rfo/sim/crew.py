@@ -15,7 +15,6 @@ import threading
 from array import array
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from warp._src import context
 
 from rfo.sim.bridge import warp_cpu
 from rfo.sim.emit import native_kernel
+from rfo.sim.schedule import Schedule
 
 __all__ = ["Crew", "crew"]
 
@@ -40,7 +40,7 @@ _MATE_SLEEPS, _CALLER_SLEEPS = 32, 48
 _REPLAY, _READ, _WRITE = 64, 65, 66  # addresses of functions
 _AWAKE = 71  # ticks of the processor's clock
 _MATE_HEARS, _WAKES_MATE, _CALLER_HEARS, _WAKES_CALLER = 67, 68, 69, 70  # ends of two pipes
-_LAST = -1  # instead of a number of jobs: the mate may go
+_LAST = -1  # instead of a number of words: the mate may go
 
 _AWAKE_ALONE, _AWAKE_BESIDE = 5_000_000, 100_000
 """About 2 ms, enough for what torch does between two steps; and 40 µs where torch's own threads want the core then:
@@ -78,7 +78,7 @@ auto set = [=](const Word* box, Word* word, Word value, Word* sleeps, int wakes)
 auto perform = [=](const Word* box) {
     const Word* job = (const Word*)box[JOBS];
     Word failed = 0;
-    for (Word left = box[COUNT]; left > 0; --left, job += 3 + job[2]) {
+    for (const Word* const end = job + box[COUNT]; job < end; job += 3 + job[2]) {
         for (Word i = 0; i < job[2]; ++i) ((Word*)job[1])[i] = job[3 + i];
         failed += !((bool (*)(void*))box[REPLAY])((void*)job[0]);
     }
@@ -130,7 +130,9 @@ class Crew:
         self._boxes: Words = np.zeros((size, _WORDS), dtype=np.int64)
         boxes = wp.array(ptr=self._boxes.ctypes.data, shape=self._boxes.shape, dtype=wp.int64, device=warp_cpu())
         self._boxes[:, [_REPLAY, _READ, _WRITE]] = _functions()
-        self._call = _command("crew_call", _CALL, 0, boxes)
+        self._words = self._boxes.reshape(-1).data  # the same memory: NumPy is slow with single numbers
+        self._call = Schedule(_command("crew_call", _CALL, 0, boxes).launch, warp_cpu())
+        self._call.prepare()  # has nobody to call yet
         self._lock = threading.Lock()
         pinned = hasattr(os, "sched_setaffinity")
         self._cores = os.sched_getaffinity(0) if pinned else set()
@@ -141,22 +143,21 @@ class Crew:
             self._post(len(self._mates))  # returns once all wait
             atexit.register(self._end)  # before Warp lets go of the code that they wait in
 
-    def run(self, shares: Sequence[Sequence[Sequence[int]]]) -> None:
+    def run(self, shares: Sequence[array[int]]) -> None:
         """Returns once all are done.
 
         Args:
-            shares: What each thread does, one job after the other: the address of a recorded graph, that of a table,
-                the number of what is to be written to the table first, and that.
+            shares: What each thread does: jobs (`Crossing.job`), one after the other.
 
         Raises:
             RuntimeError: A graph could not be replayed.
         """
-        jobs = [array("q", chain.from_iterable(share)) for share in shares]
         with self._lock:
-            for place, (share, words) in enumerate(zip(shares, jobs, strict=True)):
-                self._boxes[place, _JOBS : _COUNT + 1] = words.buffer_info()[0], len(share)
+            for place, share in enumerate(shares):
+                self._words[place * _WORDS + _JOBS], count = share.buffer_info()
+                self._words[place * _WORDS + _COUNT] = count
             self._post(len(shares) - 1)
-            failed = self._boxes[0, _FAILED]
+            failed = self._words[_FAILED]
         if failed:
             raise RuntimeError("a recorded schedule could not be replayed")
 
@@ -177,8 +178,8 @@ class Crew:
         awake = _AWAKE_ALONE if torch.get_num_threads() == 1 else _AWAKE_BESIDE
         if awake != self._awake:
             self._boxes[:, _AWAKE] = self._awake = awake
-        self._boxes[0, _TURN] = mates
-        self._call.launch()
+        self._words[_TURN] = mates
+        self._call.run()
 
     def _end(self) -> None:
         with self._lock:

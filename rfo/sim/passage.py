@@ -7,6 +7,7 @@ step runs without the interpreter, on any core. On a GPU torch's own copies, on 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -78,22 +79,24 @@ class Crossing:
         passage: The launches.
         sources: What they read; holds on to the memory whose addresses stand in `places`.
         targets: What they write.
-        places: Where these lie, for the table; empty on a GPU.
+        job: What a thread of a `Crew` is handed: the recorded graph, the table, the number of what is to be written to
+            it, and that: where the tensors lie; empty on a GPU. An array, because a step's kernels leave nothing of a
+            list of numbers in the cache.
     """
 
     passage: Passage
     sources: Sequence[Tensor | None]
     targets: Sequence[Tensor | None]
-    places: Sequence[int]
+    job: array[int]
 
     def run(self) -> None:
         """Copies in, computes, copies out."""
         self.passage.run(self)
 
-    def job(self) -> list[int] | None:
-        """The same for a thread of a `Crew`; None where nothing is recorded."""
-        graph, table = self.passage.addresses
-        return [graph, table, len(self.places), *self.places] if graph else None
+    @property
+    def recorded(self) -> bool:
+        """Whether a `Crew` can take the job."""
+        return bool(self.job) and self.job[0] != 0
 
 
 class Passage:
@@ -123,7 +126,7 @@ class Passage:
         self._places: Any = [] if device.is_cuda else [wp.from_torch(place) for place in table.view(-1, PLACE)]
         self._schedule = Schedule(launches if device.is_cuda else self._whole, device, capture=capture)
         self._schedule.prepare()
-        self.addresses = self._schedule.address, table.data_ptr()
+        self._addresses = self._schedule.address, table.data_ptr()
 
     def rows(
         self, sources: Sequence[Tensor | None], targets: Sequence[Tensor | None]
@@ -147,17 +150,17 @@ class Passage:
     ) -> Crossing:
         """Readies a run of `count` environments from `first` on, of tensors from `rows`; a GPU runs all at once."""
         if self._device.is_cuda:
-            return Crossing(self, sources, targets, ())
+            return Crossing(self, sources, targets, array("q"))
         places: list[int] = []
         for buffers, tensors in ((self._sources, sources), (self._targets, targets)):
             for buffer, rows in zip(buffers, tensors, strict=True):
                 places += _NOWHERE if rows is None else buffer.place(rows, first, count)
-        return Crossing(self, sources, targets, places)
+        return Crossing(self, sources, targets, array("q", (*self._addresses, len(places), *places)))
 
     def run(self, crossing: Crossing) -> None:
         """Runs with the tensors of a crossing."""
         if not self._device.is_cuda:
-            self._table[:] = crossing.places
+            self._table[:] = crossing.job[3:]
             self._schedule.run()
             return
         for buffer, tensor in zip(self._sources, crossing.sources, strict=True):

@@ -8,6 +8,7 @@ tasks never learn which strategy was chosen, and every strategy returns the same
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -176,13 +177,12 @@ class Simulation:
 
     def _cross(self, runs: Sequence[Run], crossings: Sequence[Sequence[Crossing]]) -> None:
         """Runs everything, each core its own share; without records, one after the other in this thread."""
-        shares: dict[int, list[list[int]]] = {}
+        shares: dict[int, array[int]] = {}
         for run, mine in zip(runs, crossings, strict=True):
             for crossing in mine:
-                job = crossing.job()
-                if job is None:
-                    crossing.run()
+                if crossing.recorded:
+                    shares.setdefault(run.place, array("q")).extend(crossing.job)
                 else:
-                    shares.setdefault(run.place, []).append(job)
+                    crossing.run()
         if shares:
             crew(self.threads).run(list(shares.values()))

@@ -37,16 +37,16 @@ def test_every_job_is_done_before_the_call_returns(size: int, pause: float) -> N
             ]
             for (first, second), value, middle, last in zip(passages, values, between, found, strict=True)
         ]
-        crew(size).run([[job for crossing in mine if (job := crossing.job())] for mine in crossings])
+        crew(size).run([first.job + second.job for first, second in crossings])
         assert all(torch.equal(last, value) for last, value in zip(found, values, strict=True))
 
 
 def test_fewer_shares_than_threads() -> None:
     """Who has no share is not called."""
     passage, values, found = _copier(), torch.randn(16, 1), torch.zeros(16, 1)
-    job = passage.between(*passage.rows([values], [found]), 0, 16).job()
-    assert job
-    crew(3).run([[job]])
+    crossing = passage.between(*passage.rows([values], [found]), 0, 16)
+    assert crossing.recorded
+    crew(3).run([crossing.job])
     assert torch.equal(found, values)
 
 

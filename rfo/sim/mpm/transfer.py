@@ -388,8 +388,8 @@ class Transfers:
         pointers.append("int* box_at = (int*)((char*)box.data + thread * (size_t)box.strides[0]);")
         body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
-        for name, fragment in _FRAGMENTS.items():
-            loop = loop.replace(name, fragment)
+        for key, fragment in _FRAGMENTS.items():
+            loop = loop.replace(key, fragment)
         body += loop
         parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
             ("box", "wp.array2d(dtype=wp.int32)")

@@ -3,8 +3,11 @@
 A node is four numbers: velocity (or momentum) and mass. A particle touches 3 x 3 rows of four nodes along z, the
 fourth with weight zero, and a row is one vector of 16 lanes. Everything scattered to a row, and everything gathered
 from one, is affine in the node's offset (i, j, k) from the particle's first node, so each transfer is 9 loads and a few
-products: momentum q + i X + j Y + k Z (Hu et al. 2018), and the moments of the velocity. Nodes live in the bounding box
-of what the particles touch, [i][j][k][4], found anew in every substep.
+products: momentum q + i X + j Y + k Z (Hu et al. 2018), and the moments of the velocity.
+
+Nodes live in the bounding box of what the particles touch, [i][j][k][4], found anew in every substep. Of the box only
+the quads, rows of four nodes, that a particle touches are cleared, moved and read: a few drops that fly apart make a
+box twenty times as large as what it holds.
 
 Notation: f is the particle's place relative to its first node [cells], w the weights along each axis, w_d their
 derivatives, `bar_` adjoints.
@@ -12,6 +15,7 @@ derivatives, `bar_` adjoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,9 +23,9 @@ from typing import Any
 from rfo.sim.emit import FLUSH_DENORMALS, native_kernel
 from rfo.sim.mpm.model import MpmModel
 
-__all__ = ["BOX", "FLAGS", "Transfers"]
+__all__ = ["BOX", "FLAGS", "Cover", "Transfers"]
 
-BOX = 8  # integers of a box: first node (3), node counts (3), two spare
+BOX = 8  # integers of a box: first node (3), node counts (3; along z whole quads), number of quads touched, one spare
 FLAGS = 3  # largest reach, particles outside the domain, nodes beyond the box's capacity
 
 _TYPES = """
@@ -149,7 +153,7 @@ _BOX = """
         const int first = least >= 0 ? (least < (S)(LAST[d] - 3) ? (int)least : LAST[d] - 3) : 0;
         const int last = most >= (S)first ? (most < (S)(LAST[d] - 3) ? (int)most : LAST[d] - 3) : first;
         box_at[d] = first;
-        box_at[3 + d] = last - first + (d == 2 ? 4 : 3);
+        box_at[3 + d] = d == 2 ? (last - first + 7) / 4 * 4 : last - first + 3;
     }
     const int layer = box_at[4] * box_at[5], wanted = box_at[3] * layer;
     if (wanted > CAPACITY) box_at[3] = CAPACITY / layer;
@@ -163,8 +167,48 @@ _BOX = """
 }
 """
 
+# Which quads are touched: a byte for each, [j][quad][i], is set at the first nodes of the particles and counts for the
+# two rows and layers that follow. The list is in the same order, so neighbours in it are neighbours in a plane of x and
+# z; the quad that ends it is past the box, for vectors to be filled up with.
+_COVER = """
+{
+    typedef unsigned long long Word __attribute__((aligned(1), may_alias));
+    const int nx = box_at[3], ny = box_at[4], quads = box_at[5] / 4;
+    const int row = (nx + 7) / 8 * 8, layer = quads * row;
+    Word* const words = (Word*)marks_at;
+    for (int w = 0, end = 1 + (2 + ny) * layer / 8; w < end; ++w) words[w] = 0;
+    unsigned char* const marks = (unsigned char*)(words + 1) + 2 * layer;
+    for (int b = 0; b < n; b += 16) {
+        I first[3];
+        for (int d = 0; d < 3; ++d) {
+            I base = __builtin_convertvector((AT(x, d) - ORIGIN[d]) * PER_DX - S(.5), I);
+            base = __builtin_elementwise_min(base, (I)(box_at[d] + box_at[3 + d] - (d == 2 ? 4 : 3)));
+            first[d] = __builtin_elementwise_max(base, (I)box_at[d]) - box_at[d];
+        }
+        const I at = (first[1] * quads + (first[2] >> 2)) * row + first[0];
+        const I also = at + (((first[2] + 3) >> 2) - (first[2] >> 2)) * row;
+        #pragma unroll
+        for (int l = 0; l < 16; ++l) marks[at[l]] = marks[also[l]] = 1;
+    }
+    int count = 0;
+    for (int jq = 0; jq < ny * quads; ++jq)
+        for (int w = 0; w < row; w += 8) {
+            Word word = 0;
+            for (int j = 0; j < 3; ++j)
+                for (int i = 0; i < 3; ++i) word |= *(const Word*)(marks + jq * row + w - j * layer - i);
+            if (!word) continue;
+            for (int i = 0; i < 8; ++i) {
+                quads_at[count] = (w + i) * (ny * quads) + jq;
+                count += (word >> (8 * i)) & 1;
+            }
+        }
+    box_at[6] = count;
+    for (int l = 0; l < 4; ++l) quads_at[count + l] = nx * ny * quads;
+}
+"""
+
 _CLEAR = """
-for (size_t i = 0, end = 4 * ((size_t)box_at[3] * box_at[4] * box_at[5] + 16); i < end; ++i) {at}[i] = 0;
+for (int e = 0, end = box_at[6]; e <= end; ++e) *(V*)({at} + 16 * (size_t)quads_at[e]) = 0;
 """
 
 _SCATTER = """
@@ -333,6 +377,34 @@ _SCATTER_ADJOINT = """
 
 
 @dataclass(frozen=True)
+class Cover:
+    """How large the grid and the list of its quads may become.
+
+    Attributes:
+        model: Grid.
+    """
+
+    model: MpmModel
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the largest box, and one quad past it."""
+        x, y, z = self.model.nodes
+        return 4 * (x * y * ((z + 3) // 4) + 1)
+
+    @property
+    def quads(self) -> int:
+        """Entries of the list, with what fills up the last vector and what is written before it is known to be used."""
+        return self.nodes // 4 + 16
+
+    @property
+    def marks(self) -> int:
+        """Integers that hold a byte for each quad, rows along x of whole words, two empty layers and a word before."""
+        x, y, z = self.model.nodes
+        return 2 + 2 * ((2 + y) * ((z + 3) // 4) * ((x + 7) // 8))
+
+
+@dataclass(frozen=True)
 class Transfers:
     """The four transfer kernels of a model.
 
@@ -352,8 +424,9 @@ class Transfers:
 
     @cached_property
     def scatter(self) -> Any:
-        """Finds the box and scatters momentum and mass: x, v, a, figures, reach → grid, box, flags."""
-        return self._kernel("scatter", ["x", "v", "a", "figures", "reach", "grid", "flags"], _BOX, "grid", _SCATTER)
+        """Finds box and quads and scatters momentum and mass: x, v, a, figures, reach → grid, box, quads, flags."""
+        names = ["x", "v", "a", "figures", "reach", "grid", "flags"]
+        return self._kernel("scatter", names, _BOX + _COVER, "grid", _SCATTER, ["quads", "marks"])
 
     @cached_property
     def gather(self) -> Any:
@@ -364,7 +437,7 @@ class Transfers:
     def gather_adjoint(self) -> Any:
         """Adjoint of `gather`: bar_c, bar_v and bar_x (replaced), x, v_next, grid → bar_grid."""
         names = ["grid", "x", "v_next", "bar_x", "bar_v", "bar_c", "bar_grid"]
-        return self._kernel("gather_adjoint", names, "", "bar_grid", _GATHER_ADJOINT)
+        return self._kernel("gather_adjoint", names, "", "bar_grid", _GATHER_ADJOINT, ["quads"])
 
     @cached_property
     def scatter_adjoint(self) -> Any:
@@ -372,7 +445,9 @@ class Transfers:
         names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures"]
         return self._kernel("scatter_adjoint", names, "", "", _SCATTER_ADJOINT)
 
-    def _kernel(self, name: str, arrays: list[str], first: str, cleared: str, loop: str) -> Any:
+    def _kernel(
+        self, name: str, arrays: list[str], first: str, cleared: str, loop: str, integers: Sequence[str] = ()
+    ) -> Any:
         model, size = self.model, {"float32": 4, "float64": 8}[self.dtype]
         assert model.origin is not None
         types = _TYPES.format(
@@ -385,15 +460,15 @@ class Transfers:
             stride=self.stride,
         )
         pointers = [f"S* {a}_at = (S*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in arrays]
-        pointers.append("int* box_at = (int*)((char*)box.data + thread * (size_t)box.strides[0]);")
+        integers = [*integers, "box"]
+        pointers += [f"int* {a}_at = (int*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in integers]
         body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
         for key, fragment in _FRAGMENTS.items():
             loop = loop.replace(key, fragment)
         body += loop
-        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
-            ("box", "wp.array2d(dtype=wp.int32)")
-        ]
+        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays]
+        parameters += [(a, "wp.array2d(dtype=wp.int32)") for a in integers]
         return native_kernel(
             f"mpm_{name}", tuple(parameters), f"{FLUSH_DENORMALS}\n{types}" + "\n".join(pointers) + body
         )

@@ -9,7 +9,7 @@ import warp as wp
 from torch import Tensor
 
 from rfo.sim.bridge import Buffer, warp_device
-from rfo.sim.mpm.transfer import BOX, FLAGS
+from rfo.sim.mpm.transfer import FLAGS
 from rfo.sim.simulation import Workspace
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ class MpmWorkspace(Workspace):
 
     def _allocate_shared(self) -> dict[str, Any]:
         """What a substep needs and nobody keeps."""
-        engine, nodes = self._engine, self._engine.model.node_count + 16
-        shared = {name: self._buffer(4 * nodes).array for name in ("grid", "velocity", "bar_grid")}
+        engine, launches = self._engine, self._engine.launches
+        shared = {name: self._buffer(4 * launches.node_count).array for name in ("grid", "velocity", "bar_grid")}
         shared["a"], shared["reach"] = (Planes(self._packs, size, engine).array for size in (9, 1))
         shared["bar_a"] = Planes(self._packs, 9, engine).array
-        shared["box"] = wp.zeros((self._packs, BOX), dtype=wp.int32, device=self._device)
+        for name, size in launches.integers.items():
+            shared[name] = wp.zeros((self._packs, size), dtype=wp.int32, device=self._device)
         return shared
 
     def _allocate_bars(self, sizes: dict[str, int]) -> dict[str, Buffer]:

@@ -17,6 +17,8 @@ __all__ = ["Launches", "ThreadLaunches", "VectorLaunches"]
 
 Arrays = Mapping[str, Any]
 
+KEPT_NODES = 2**18  # of a grid of which every substep keeps one; larger ones are built again
+
 
 class Launches(ABC):
     """What a substep does between particles and grid; `arrays` are Warp arrays by name.
@@ -27,11 +29,15 @@ class Launches(ABC):
 
     Attributes:
         node_count: Nodes that the grid's arrays hold.
-        integers: Names and sizes of what else an environment needs, as arrays of integers.
+        integers: Names and sizes of the arrays of integers that belong to a grid.
+        shared_integers: Those that nothing is left in between launches.
+        keeps_grids: Whether the grids of all substeps may be kept from a step to its adjoint.
     """
 
     node_count: int
     integers: Mapping[str, int]
+    shared_integers: Mapping[str, int]
+    keeps_grids: bool
 
     def __init__(self, model: MpmModel, device: Any) -> None:
         self._count, self._device = model.particle_count, device
@@ -74,7 +80,9 @@ class VectorLaunches(Launches):
     def __init__(self, model: MpmModel, dtype: str, dt: float, stride: int, device: Any) -> None:
         super().__init__(model, device)
         cover = Cover(model)
-        self.node_count, self.integers = cover.nodes, {"box": BOX, "quads": cover.quads, "marks": cover.marks}
+        self.node_count = cover.nodes
+        self.integers, self.shared_integers = {"box": BOX, "quads": cover.quads}, {"marks": cover.marks}
+        self.keeps_grids = cover.nodes <= KEPT_NODES
         self._transfers = Transfers(model, dtype, dt, stride, cover.nodes)
         self._grid = GridOperation(model, dtype, dt)
 
@@ -103,7 +111,8 @@ class ThreadLaunches(Launches):
 
     def __init__(self, model: MpmModel, dtype: str, dt: float, stride: int, device: Any) -> None:
         super().__init__(model, device)
-        self.node_count, self.integers = model.node_count, {"box": BOX}
+        self.node_count, self.integers, self.shared_integers = model.node_count, {"box": BOX}, {}
+        self.keeps_grids = False  # of many environments at once they would fill a GPU
         self._kernels = ThreadKernels(model, dtype, dt, stride)
         self._stride, self._nodes = stride, model.node_count
 

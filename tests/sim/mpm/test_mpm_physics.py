@@ -74,9 +74,10 @@ def test_mass_on_the_grid_is_exact() -> None:
     state = disturbed(engine, lift=0.03)
     engine.step(state)
     workspace = next(iter(engine._simulation._cores.values()))[0].transient.workspace
-    touched = workspace._shared["quads"].numpy()[0, : workspace._shared["box"].numpy()[0, 6]]
-    grid = workspace._shared["grid"].numpy()[0].reshape(-1, 4, 4)[touched]
-    assert grid[:, :, 3].sum() == pytest.approx(engine.model.mass * engine.model.particle_count, rel=1e-13)
+    (grid,) = workspace._grids
+    touched = grid["quads"].numpy()[0, : grid["box"].numpy()[0, 6]]
+    nodes = grid["grid"].numpy()[0].reshape(-1, 4, 4)[touched]
+    assert nodes[:, :, 3].sum() == pytest.approx(engine.model.mass * engine.model.particle_count, rel=1e-13)
 
 
 @pytest.mark.parametrize("name", ["corotated", "neo_hookean"])

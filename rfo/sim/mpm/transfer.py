@@ -55,6 +55,15 @@ auto sum_k = [](V a, V b, V c, V d) {{
     return __builtin_shufflevector(u, w, 0,1,2,3, 8,9,10,11, 16,17,18,19, 24,25,26,27)
         + __builtin_shufflevector(u, w, 4,5,6,7, 12,13,14,15, 20,21,22,23, 28,29,30,31);
 }};
+// Of three rows: their sum by weights, 16 apart, and that by the weights times 0, 1, 2; the fourth is twice the third.
+auto sum = [](const S* weights, const V* rows) {{
+    return weights[0] * rows[0] + (weights[16] * rows[1] + weights[32] * rows[2]);
+}};
+auto moments = [](const S* weights, const V* rows, V& zeroth, V& first) {{
+    const V middle = weights[16] * rows[1];
+    zeroth = weights[0] * rows[0] + (weights[32] * rows[2] + middle);
+    first = weights[48] * rows[2] + middle;
+}};
 // 16 x 16 numbers transposed: each pass rotates the eight bits of (row, column) by one.
 auto transpose = [](V* rows) {{
     for (int pass = 0; pass < 4; ++pass) {{
@@ -80,7 +89,7 @@ for (int l = 0; l < 16; ++l) record[l] = 0;
 const size_t step_j = 4 * (size_t)box_at[5], step_i = step_j * box_at[4];
 for (int b = 0; b < n; b += 16) {
     const int many = n - b < 16 ? n - b : 16;
-    V f[3], ww[9], wx[3], wy[3];
+    V f[3], ww[9], wx[4], wy[4];
     I first[3];
     for (int d = 0; d < 3; ++d) {
         const V cell = (AT(x, d) - ORIGIN[d]) * PER_DX;
@@ -94,6 +103,7 @@ for (int b = 0; b < n; b += 16) {
     const V x0 = S(1.5) - f[0], x1 = f[0] - S(1), x2 = f[0] - S(.5);
     const V y0 = S(1.5) - f[1], y1 = f[1] - S(1), y2 = f[1] - S(.5);
     wx[0] = S(.5) * x0 * x0; wx[1] = S(.75) - x1 * x1; wx[2] = S(.5) * x2 * x2;
+    wx[3] = x2 * x2; wy[3] = y2 * y2;
     wy[0] = S(.5) * y0 * y0; wy[1] = S(.75) - y1 * y1; wy[2] = S(.5) * y2 * y2;
     #pragma unroll
     for (int ij = 0; ij < 9; ++ij) ww[ij] = wx[ij / 3] * wy[ij % 3];
@@ -103,7 +113,7 @@ for (int b = 0; b < n; b += 16) {
 """
 
 _DERIVATIVES = """
-    V dx[3] = {-x0, S(-2) * x1, x2}, dy[3] = {-y0, S(-2) * y1, y2};
+    const V dx[4] = {-x0, S(-2) * x1, x2, x2 + x2}, dy[4] = {-y0, S(-2) * y1, y2, y2 + y2};
     const S *const dx_ = (const S*)dx, *const dy_ = (const S*)dy;
 """
 
@@ -239,17 +249,15 @@ _GATHER = """
     for (int l = 0; l < 16; ++l) {
         WEIGHTS_Z
         const S* const node = grid_at + rows[l];
-        V s0 = 0, sx = 0, sy = 0;
+        V row[3], arm[3], s0, sx;
         #pragma unroll
         for (int i = 0; i < 3; ++i) {
             const S* const at = node + i * step_i;
-            const V g1 = wy_[16 + l] * *(const V*)(at + step_j), g2 = wy_[32 + l] * *(const V*)(at + 2 * step_j);
-            const V r = wx_[16 * i + l] * (wy_[l] * *(const V*)at + (g1 + g2));
-            s0 = i ? s0 + r : r;
-            if (i) sx = i == 1 ? r : sx + S(2) * r;
-            const V ry = wx_[16 * i + l] * (g1 + S(2) * g2);
-            sy = i ? sy + ry : ry;
+            const V v[3] = {*(const V*)at, *(const V*)(at + step_j), *(const V*)(at + 2 * step_j)};
+            moments(wy_ + l, v, row[i], arm[i]);
         }
+        moments(wx_ + l, row, s0, sx);
+        const V sy = sum(wx_ + l, arm);
         s0 *= wz;
         record[l] = sum_k(s0, sx * wz, sy * wz, s0 * OZ);
     }
@@ -325,33 +333,22 @@ _SCATTER_ADJOINT = """
         WEIGHTS_Z
         const S* const r = records + 16 * l;
         const V tx = spread(r + 4), ty = spread(r + 8);
-        V t0 = spread(r) + OZ * spread(r + 12), h0, hx, hy, s0, sx, sy;
+        const V t0 = spread(r) + OZ * spread(r + 12);
         const S* const node = bar_grid_at + rows[l];
+        V row[3], arm[3], row_y[3], arm_y[3], s0, sx, s0_x, sx_x, s0_y, sx_y;
         #pragma unroll
         for (int i = 0; i < 3; ++i) {
-            V t = t0, hi, hyi, b1, b2, s;
-            #pragma unroll
-            for (int j = 0; j < 3; ++j) {
-                const V bar = *(const V*)(node + i * step_i + j * step_j);
-                const V wb = wy_[16 * j + l] * bar;
-                const V g = bar * t;
-                hi = j ? hi + wb * t : wb * t;
-                hyi = j ? hyi + dy_[16 * j + l] * g : dy_[l] * g;
-                s = j ? s + wb : wb;
-                if (j == 1) b1 = wb;
-                if (j == 2) b2 = wb;
-                t += ty;
-            }
-            h0 = i ? h0 + wx_[16 * i + l] * hi : wx_[l] * hi;
-            hx = i ? hx + dx_[16 * i + l] * hi : dx_[l] * hi;
-            hy = i ? hy + wx_[16 * i + l] * hyi : wx_[l] * hyi;
-            s *= wx_[16 * i + l];
-            s0 = i ? s0 + s : s;
-            if (i) sx = i == 1 ? s : sx + S(2) * s;
-            const V sj = wx_[16 * i + l] * (b1 + S(2) * b2);
-            sy = i ? sy + sj : sj;
-            t0 += tx;
+            const S* const at = node + i * step_i;
+            const V bar[3] = {*(const V*)at, *(const V*)(at + step_j), *(const V*)(at + 2 * step_j)};
+            moments(wy_ + l, bar, row[i], arm[i]);
+            moments(dy_ + l, bar, row_y[i], arm_y[i]);
         }
+        moments(wx_ + l, row, s0, sx);
+        moments(dx_ + l, row, s0_x, sx_x);
+        moments(wx_ + l, row_y, s0_y, sx_y);
+        const V sy = sum(wx_ + l, arm), sy_x = sum(dx_ + l, arm), sy_y = sum(wx_ + l, arm_y);
+        const V h0 = t0 * s0 + (tx * sx + ty * sy);
+        const V hx = t0 * s0_x + (tx * sx_x + ty * sy_x), hy = t0 * s0_y + (tx * sx_y + ty * sy_y);
         s0 *= wz;
         record[l] = sum_k(s0, sx * wz, sy * wz, s0 * OZ);
         slope[l] = sum_k(hx * wz, hy * wz, S(2) * h0 * (BZ * tz), 0);

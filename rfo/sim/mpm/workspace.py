@@ -77,7 +77,9 @@ class MpmWorkspace(Workspace):
         self.outputs = {**last, "flags": self._flags}
         self._shared: dict[str, Any] = scratch._shared if scratch else self._allocate_shared()
         grids = engine.substeps if engine.launches.keeps_grids and not transient else 1
-        self._grids = scratch._grids[:1] if scratch else [self._allocate_grid() for _ in range(grids)]
+        self._grids: list[dict[str, Any]] = (
+            scratch._grids[:1] if scratch else [self._allocate_grid() for _ in range(grids)]
+        )
         if not transient:
             self._bars: dict[str, Buffer] = scratch._bars if scratch else self._allocate_bars(sizes)
             self.bars = self.seeds = {name: self._bars[name] for name in engine.inputs}

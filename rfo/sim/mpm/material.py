@@ -19,9 +19,9 @@ from rfo.sim.trace import exp, log, maximum, minimum, sqrt
 __all__ = ["Material", "Response", "corotated", "lame", "neo_hookean", "plasticine", "sand", "water"]
 
 # Orders of the series in twice the elastic strain. A symmetric A without trace has no eigenvalue beyond
-# p = sqrt(2/3) |A|, so what exp leaves out is at most p^6 / 7! of A, and what log leaves out p^8 / (9 (1 - p)): at |A| of
-# 0.05, 0.1 and 0.2 together 2e-12, 3e-10 and 7e-8. The last is one rounding of float32, hence the limit. What exp
-# expands is the outcome of the substep before, where it was seen to be within the limit.
+# p = sqrt(2/3) |A|, so what exp leaves out is at most p^6 / 7! of A, and what log leaves out p^8 / (9 (1 - p)):
+# together 2e-12 at |A| = 0.05, 3e-10 at 0.1 and 7e-8 at 0.2. The last is one rounding of float32, hence the limit. What
+# exp expands is the outcome of the substep before, where it was seen to be within the limit.
 EXP_ORDER, LOG_ORDER = 6, 8
 SERIES_LIMIT = 0.2
 TINY = 1e-20

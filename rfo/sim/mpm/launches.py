@@ -11,11 +11,13 @@ import warp as wp
 from rfo.sim.mpm.grid import GridOperation
 from rfo.sim.mpm.model import MpmModel
 from rfo.sim.mpm.threads import SEARCHERS, ThreadKernels
-from rfo.sim.mpm.transfer import Transfers
+from rfo.sim.mpm.transfer import BOX, Cover, Transfers
 
 __all__ = ["Launches", "ThreadLaunches", "VectorLaunches"]
 
 Arrays = Mapping[str, Any]
+
+KEPT_NODES = 2**18  # of a grid of which every substep keeps one; larger ones are built again
 
 
 class Launches(ABC):
@@ -24,7 +26,18 @@ class Launches(ABC):
     Args:
         model: Matter, tools and domain.
         device: Warp device.
+
+    Attributes:
+        node_count: Nodes that the grid's arrays hold.
+        integers: Names and sizes of the arrays of integers that belong to a grid.
+        shared_integers: Those that nothing is left in between launches.
+        keeps_grids: Whether the grids of all substeps may be kept from a step to its adjoint.
     """
+
+    node_count: int
+    integers: Mapping[str, int]
+    shared_integers: Mapping[str, int]
+    keeps_grids: bool
 
     def __init__(self, model: MpmModel, device: Any) -> None:
         self._count, self._device = model.particle_count, device
@@ -43,7 +56,7 @@ class Launches(ABC):
         """Carries the adjoints of the next state back, after `to_grid`."""
 
     def _launch(self, kernel: Any, names: Sequence[str], arrays: Arrays, dim: int) -> None:
-        inputs = [self._count, *(arrays[name] for name in (*names, "box"))]
+        inputs = [self._count, *(arrays[name] for name in names)]
         wp.launch(kernel, dim=dim, inputs=inputs, device=self._device, record_tape=False)
 
 
@@ -66,25 +79,31 @@ class VectorLaunches(Launches):
 
     def __init__(self, model: MpmModel, dtype: str, dt: float, stride: int, device: Any) -> None:
         super().__init__(model, device)
-        self._transfers = Transfers(model, dtype, dt, stride, model.node_count)
+        cover = Cover(model)
+        self.node_count = cover.nodes
+        self.integers, self.shared_integers = {"box": BOX, "quads": cover.quads}, {"marks": cover.marks}
+        self.keeps_grids = cover.nodes <= KEPT_NODES
+        self._transfers = Transfers(model, dtype, dt, stride, cover.nodes)
         self._grid = GridOperation(model, dtype, dt)
 
     def to_grid(self, arrays: Arrays, packs: int) -> None:
         """Two launches."""
-        self._launch(self._transfers.scatter, [*_SCATTER, "reach", "grid", "flags"], arrays, packs)
-        self._launch(self._grid.forward, ["grid", "velocity", *self._tools], arrays, packs)
+        names = [*_SCATTER, "reach", "grid", "flags", "quads", "marks", "box"]
+        self._launch(self._transfers.scatter, names, arrays, packs)
+        self._launch(self._grid.forward, ["grid", "velocity", *self._tools, "box", "quads"], arrays, packs)
 
     def from_grid(self, arrays: Arrays, packs: int) -> None:
         """One launch."""
-        self._launch(self._transfers.gather, _GATHER, {**arrays, "grid": arrays["velocity"]}, packs)
+        self._launch(self._transfers.gather, [*_GATHER, "box"], {**arrays, "grid": arrays["velocity"]}, packs)
 
     def adjoint(self, arrays: Arrays, packs: int) -> None:
         """Three launches."""
         velocity = {**arrays, "grid": arrays["velocity"]}
-        tools = ["tools", "bar_tools"] if self._tools else []
-        self._launch(self._transfers.gather_adjoint, _GATHER_ADJOINT, velocity, packs)
-        self._launch(self._grid.adjoint, ["grid", "bar_grid", *tools], arrays, packs)
-        self._launch(self._transfers.scatter_adjoint, _SCATTER_ADJOINT, arrays, packs)
+        tooled = ["grid", "velocity", "bar_grid", "tools", "bar_tools"]
+        self._launch(self._transfers.gather_adjoint, [*_GATHER_ADJOINT, "quads", "box"], velocity, packs)
+        names = tooled if self._tools else ["grid", "bar_grid"]
+        self._launch(self._grid.adjoint, [*names, "box", "quads"], arrays, packs)
+        self._launch(self._transfers.scatter_adjoint, [*_SCATTER_ADJOINT, "box"], arrays, packs)
 
 
 class ThreadLaunches(Launches):
@@ -92,29 +111,31 @@ class ThreadLaunches(Launches):
 
     def __init__(self, model: MpmModel, dtype: str, dt: float, stride: int, device: Any) -> None:
         super().__init__(model, device)
+        self.node_count, self.integers, self.shared_integers = model.node_count, {"box": BOX}, {}
+        self.keeps_grids = False  # of many environments at once they would fill a GPU
         self._kernels = ThreadKernels(model, dtype, dt, stride)
         self._stride, self._nodes = stride, model.node_count
 
     def to_grid(self, arrays: Arrays, packs: int) -> None:
         """Five launches."""
         kernels = self._kernels
-        self._launch(kernels.reset, [], arrays, packs)
-        self._launch(kernels.search, ["x", "reach", "flags"], arrays, packs * SEARCHERS)
-        self._launch(kernels.clear, ["grid"], arrays, packs * self._nodes)
-        self._launch(kernels.scatter, [*_SCATTER, "grid"], arrays, packs * self._stride)
-        self._launch(kernels.grid, ["grid", "velocity", *self._tools], arrays, packs * self._nodes)
+        self._launch(kernels.reset, ["box"], arrays, packs)
+        self._launch(kernels.search, ["x", "reach", "flags", "box"], arrays, packs * SEARCHERS)
+        self._launch(kernels.clear, ["grid", "box"], arrays, packs * self._nodes)
+        self._launch(kernels.scatter, [*_SCATTER, "grid", "box"], arrays, packs * self._stride)
+        self._launch(kernels.grid, ["grid", "velocity", *self._tools, "box"], arrays, packs * self._nodes)
 
     def from_grid(self, arrays: Arrays, packs: int) -> None:
         """One launch."""
         velocity = {**arrays, "grid": arrays["velocity"]}
-        self._launch(self._kernels.gather, _GATHER, velocity, packs * self._stride)
+        self._launch(self._kernels.gather, [*_GATHER, "box"], velocity, packs * self._stride)
 
     def adjoint(self, arrays: Arrays, packs: int) -> None:
         """Four launches."""
         kernels, particles, nodes = self._kernels, packs * self._stride, packs * self._nodes
         velocity, bar_grid = {**arrays, "grid": arrays["velocity"]}, {**arrays, "grid": arrays["bar_grid"]}
         tools = ["tools", "bar_tools"] if self._tools else []
-        self._launch(kernels.clear, ["grid"], bar_grid, nodes)
-        self._launch(kernels.gather_adjoint, _GATHER_ADJOINT, velocity, particles)
-        self._launch(kernels.grid_adjoint, ["grid", "bar_grid", *tools], arrays, nodes)
-        self._launch(kernels.scatter_adjoint, _SCATTER_ADJOINT, arrays, particles)
+        self._launch(kernels.clear, ["grid", "box"], bar_grid, nodes)
+        self._launch(kernels.gather_adjoint, [*_GATHER_ADJOINT, "box"], velocity, particles)
+        self._launch(kernels.grid_adjoint, ["grid", "bar_grid", *tools, "box"], arrays, nodes)
+        self._launch(kernels.scatter_adjoint, [*_SCATTER_ADJOINT, "box"], arrays, particles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,21 @@ from rfo.sim.mpm.shapes import Distance
 from rfo.sim.mpm.tensor import full
 from rfo.sim.trace import clamp, exp, maximum, minimum, reverse, select, sqrt
 
-__all__ = ["FADED", "FADING", "FRAME", "SHAPE", "distance_law", "node_law", "particle_law"]
+__all__ = [
+    "FADED",
+    "FADING",
+    "FRAME",
+    "PLACE",
+    "SHAPE",
+    "distance_law",
+    "node_law",
+    "particle_law",
+    "place_law",
+    "tool_reach",
+]
 
 FRAME = 13  # of a tool: position [m], unit quaternion (w, x, y, z), velocity [m/s], angular velocity [rad/s]
+PLACE = 12  # of a tool: position [m], rotation matrix, row by row
 SHAPE = 4
 FADING = 666.0  # of a tool's effect with distance [1/m]
 FADED = 0.06  # distance at which nothing is left of it, 1e-18 [m]: smaller numbers would underflow, which is slow
@@ -72,18 +85,31 @@ def node_law(model: MpmModel, dt: float, *, near_tool: bool) -> Law:
     outputs = {"velocity": Planar((3,))}
     if not near_tool:
         return Law("node", move, inputs, outputs)
-    # One tool is the same for every lane; of several, each lane has its nearest.
-    access = Uniform if len(model.tools) == 1 else Planar
-    return Law("node", move_with_tool, {**inputs, "frame": access((FRAME,)), "shape": access((SHAPE,))}, outputs)
+    return Law("node", move_with_tool, {**inputs, "frame": Uniform((FRAME,)), "shape": Uniform((SHAPE,))}, outputs)
 
 
-def distance_law(distance: Distance) -> Law:
-    """Signed distance [m] of a node from one tool."""
+def tool_reach(dtype: str) -> float:
+    """Distance [m] beyond which a tool's effect on a node is lost in the rounding of its velocity."""
+    return -math.log({"float32": 2.0**-25, "float64": 2.0**-54}[dtype]) / FADING
 
-    def measure(node: Any, frame: Any, shape: Any) -> dict[str, Any]:
-        return {"distance": distance((node - frame[:3]) @ rotation(frame[3:7]), shape)}
 
-    inputs = {"node": Planar((3,)), "frame": Uniform((FRAME,)), "shape": Uniform((SHAPE,))}
+def place_law() -> Law:
+    """What the distance of a tool needs to know of its frame, the same for all nodes."""
+
+    def place(frame: Any) -> dict[str, Any]:
+        return {"place": np.array([*frame[:3], *rotation(frame[3:7]).flat])}
+
+    return Law("place", place, {"frame": Uniform((FRAME,))}, {"place": Planar((PLACE,))})
+
+
+def distance_law(distance: Distance, *, of_many: bool = False) -> Law:
+    """Signed distance [m] of a node from one tool; with `of_many`, of one node from a tool in each lane."""
+
+    def measure(node: Any, place: Any, shape: Any) -> dict[str, Any]:
+        return {"distance": distance((node - place[:3]) @ place[3:].reshape(3, 3), shape)}
+
+    node, tool = (Uniform, Planar) if of_many else (Planar, Uniform)
+    inputs = {"node": node((3,)), "place": tool((PLACE,)), "shape": tool((SHAPE,))}
     return Law("distance", measure, inputs, {"distance": Planar()})
 
 

@@ -13,7 +13,7 @@ SUBSTEPS = "try more substeps, slower tools or a smaller learning rate"
 
 
 class MpmLimitError(EngineLimitError):
-    """A particle left the domain or was deformed further in one substep than its material's law holds."""
+    """A particle left the domain or was strained further than its material's law holds."""
 
 
 def require_limits(flags: Tensor, model: MpmModel) -> None:
@@ -30,5 +30,5 @@ def require_limits(flags: Tensor, model: MpmModel) -> None:
         raise MpmLimitError(index, problem, f"enlarge it, or {SUBSTEPS}")
     if beyond:
         raise MpmLimitError(index, "particles spread over more nodes than a box may hold", "raise the capacity")
-    problem = f"particles were strained by {reach:.2g} in one substep, of which their law allows {limit:.2g},"
-    raise MpmLimitError(index, problem, SUBSTEPS)
+    problem = f"twice the elastic strain and what one substep adds reached {reach:.2g}; the law holds to {limit:.2g}"
+    raise MpmLimitError(index, problem, f"{SUBSTEPS}, or matter that yields sooner")

@@ -15,7 +15,11 @@ __all__ = ["Distance", "Shape", "box", "box_shell", "capsule", "rounded_box", "s
 EPSILON = 1e-12  # [m²], keeps the square root differentiable inside a box
 
 Distance = Callable[[Any, Any], Any]
-"""(point in the tool's frame [m], its four figures) → signed distance [m], negative inside."""
+"""(point in the tool's frame [m], its four figures) → signed distance [m], negative inside.
+
+Outside it must not change by more than the point moves: what lies far from the middle of some nodes is not measured to
+each of them.
+"""
 
 
 @dataclass(frozen=True)

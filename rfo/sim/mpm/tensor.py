@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["deviator", "full", "inner", "log1p_series", "packed", "series", "small_determinant", "trace"]
+__all__ = ["deviator", "full", "inner", "log1p", "packed", "series", "small_determinant", "trace"]
 
 
 def full(six: Any) -> Any:
@@ -89,9 +89,10 @@ def small_determinant(matrix: Any) -> Any:
     return (a + e + i) + minors + (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
 
 
-def log1p_series(t: Any, order: int) -> Any:
-    """log(1 + t) for small t, by its series."""
-    result: Any = 0.0
-    for n in range(order, 0, -1):
-        result = t * ((1.0 if n % 2 else -1.0) / n + result)
-    return result
+def log1p(t: Any) -> Any:
+    """log(1 + t) without cancellation: 2 artanh(t / (2 + t)) by its series, to 2e-8 of itself for |t| < 0.35."""
+    s = t / (2.0 + t)
+    squared, result = s * s, 0.0
+    for n in (9, 7, 5, 3):
+        result = squared * (1.0 / n + result)
+    return 2.0 * s * (1.0 + result)

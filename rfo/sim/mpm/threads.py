@@ -9,13 +9,12 @@ derivatives, `bar_` adjoints. A box is its first and last node along each axis, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from rfo.sim.emit import Source, native_kernel
-from rfo.sim.mpm.laws import FADING, FRAME, SHAPE, distance_law, node_law
+from rfo.sim.mpm.laws import FRAME, PLACE, SHAPE, distance_law, node_law, place_law, tool_reach
 from rfo.sim.mpm.model import MpmModel
 
 __all__ = ["SEARCHERS", "ThreadKernels"]
@@ -287,9 +286,8 @@ class ThreadKernels:
     def _nearest(self, free: list[str], near: list[str], prelude: list[str]) -> list[str]:
         """Lines that take the short way where no tool reaches, and the nearest tool elsewhere."""
         tools = self.model.tools
-        law = distance_law(tools[0].distance)
-        measured = self._printed(law, prelude)
-        reach = -math.log({"float32": 2.0**-25, "float64": 2.0**-54}[self.dtype]) / FADING
+        placed = self._printed(place_law(), prelude)
+        measured = self._printed(distance_law(tools[0].distance), prelude)
         figures = [repr(figure) for shape in tools for figure in shape.figures]
 
         def of(tool: str) -> list[str]:
@@ -301,11 +299,17 @@ class ThreadKernels:
             "int nearest = 0; S least = S(1e30);",
             f"for (int t = 0; t < {len(tools)}; ++t) {{",
             *of("t"),
+            f"S place[{PLACE}];",
+            "{",
+            *placed[0],
+            *(f"place[{i}] = {value};" for i, value in enumerate(placed[1]["place"])),
+            "}",
+            *(f"const S place_{i} = place[{i}];" for i in range(PLACE)),
             *measured[0],
             f"const S found = {measured[1]['distance'][0]};",
             "if (found < least) { least = found; nearest = t; }",
             "}",
-            f"if (least > S({reach!r})) {{",
+            f"if (!(least <= S({tool_reach(self.dtype)!r}))) {{",
             *free,
             "} else {",
             *of("nearest"),

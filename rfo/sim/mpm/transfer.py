@@ -3,8 +3,11 @@
 A node is four numbers: velocity (or momentum) and mass. A particle touches 3 x 3 rows of four nodes along z, the
 fourth with weight zero, and a row is one vector of 16 lanes. Everything scattered to a row, and everything gathered
 from one, is affine in the node's offset (i, j, k) from the particle's first node, so each transfer is 9 loads and a few
-products: momentum q + i X + j Y + k Z (Hu et al. 2018), and the moments of the velocity. Nodes live in the bounding box
-of what the particles touch, [i][j][k][4], found anew in every substep.
+products: momentum q + i X + j Y + k Z (Hu et al. 2018), and the moments of the velocity.
+
+Nodes live in the bounding box of what the particles touch, [i][j][k][4], found anew in every substep. Of the box only
+the quads, rows of four nodes, that a particle touches are cleared, moved and read: a few drops that fly apart make a
+box twenty times as large as what it holds.
 
 Notation: f is the particle's place relative to its first node [cells], w the weights along each axis, w_d their
 derivatives, `bar_` adjoints.
@@ -12,6 +15,7 @@ derivatives, `bar_` adjoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,9 +23,9 @@ from typing import Any
 from rfo.sim.emit import FLUSH_DENORMALS, native_kernel
 from rfo.sim.mpm.model import MpmModel
 
-__all__ = ["BOX", "FLAGS", "Transfers"]
+__all__ = ["BOX", "FLAGS", "Cover", "Transfers"]
 
-BOX = 8  # integers of a box: first node (3), node counts (3), two spare
+BOX = 8  # integers of a box: first node (3), node counts (3; along z whole quads), number of quads touched, one spare
 FLAGS = 3  # largest reach, particles outside the domain, nodes beyond the box's capacity
 
 _TYPES = """
@@ -51,6 +55,15 @@ auto sum_k = [](V a, V b, V c, V d) {{
     return __builtin_shufflevector(u, w, 0,1,2,3, 8,9,10,11, 16,17,18,19, 24,25,26,27)
         + __builtin_shufflevector(u, w, 4,5,6,7, 12,13,14,15, 20,21,22,23, 28,29,30,31);
 }};
+// Of three rows: their sum by weights, 16 apart, and that by the weights times 0, 1, 2; the fourth is twice the third.
+auto sum = [](const S* weights, const V* rows) {{
+    return weights[0] * rows[0] + (weights[16] * rows[1] + weights[32] * rows[2]);
+}};
+auto moments = [](const S* weights, const V* rows, V& zeroth, V& first) {{
+    const V middle = weights[16] * rows[1];
+    zeroth = weights[0] * rows[0] + (weights[32] * rows[2] + middle);
+    first = weights[48] * rows[2] + middle;
+}};
 // 16 x 16 numbers transposed: each pass rotates the eight bits of (row, column) by one.
 auto transpose = [](V* rows) {{
     for (int pass = 0; pass < 4; ++pass) {{
@@ -76,7 +89,7 @@ for (int l = 0; l < 16; ++l) record[l] = 0;
 const size_t step_j = 4 * (size_t)box_at[5], step_i = step_j * box_at[4];
 for (int b = 0; b < n; b += 16) {
     const int many = n - b < 16 ? n - b : 16;
-    V f[3], ww[9], wx[3], wy[3];
+    V f[3], ww[9], wx[4], wy[4];
     I first[3];
     for (int d = 0; d < 3; ++d) {
         const V cell = (AT(x, d) - ORIGIN[d]) * PER_DX;
@@ -90,6 +103,7 @@ for (int b = 0; b < n; b += 16) {
     const V x0 = S(1.5) - f[0], x1 = f[0] - S(1), x2 = f[0] - S(.5);
     const V y0 = S(1.5) - f[1], y1 = f[1] - S(1), y2 = f[1] - S(.5);
     wx[0] = S(.5) * x0 * x0; wx[1] = S(.75) - x1 * x1; wx[2] = S(.5) * x2 * x2;
+    wx[3] = x2 * x2; wy[3] = y2 * y2;
     wy[0] = S(.5) * y0 * y0; wy[1] = S(.75) - y1 * y1; wy[2] = S(.5) * y2 * y2;
     #pragma unroll
     for (int ij = 0; ij < 9; ++ij) ww[ij] = wx[ij / 3] * wy[ij % 3];
@@ -99,7 +113,7 @@ for (int b = 0; b < n; b += 16) {
 """
 
 _DERIVATIVES = """
-    V dx[3] = {-x0, S(-2) * x1, x2}, dy[3] = {-y0, S(-2) * y1, y2};
+    const V dx[4] = {-x0, S(-2) * x1, x2, x2 + x2}, dy[4] = {-y0, S(-2) * y1, y2, y2 + y2};
     const S *const dx_ = (const S*)dx, *const dy_ = (const S*)dy;
 """
 
@@ -149,7 +163,7 @@ _BOX = """
         const int first = least >= 0 ? (least < (S)(LAST[d] - 3) ? (int)least : LAST[d] - 3) : 0;
         const int last = most >= (S)first ? (most < (S)(LAST[d] - 3) ? (int)most : LAST[d] - 3) : first;
         box_at[d] = first;
-        box_at[3 + d] = last - first + (d == 2 ? 4 : 3);
+        box_at[3 + d] = d == 2 ? (last - first + 7) / 4 * 4 : last - first + 3;
     }
     const int layer = box_at[4] * box_at[5], wanted = box_at[3] * layer;
     if (wanted > CAPACITY) box_at[3] = CAPACITY / layer;
@@ -163,8 +177,48 @@ _BOX = """
 }
 """
 
+# Which quads are touched: a byte for each, [j][quad][i], is set at the first nodes of the particles and counts for the
+# two rows and layers that follow. The list is in the same order, so neighbours in it are neighbours in a plane of x and
+# z; the quad that ends it is past the box, for vectors to be filled up with.
+_COVER = """
+{
+    typedef unsigned long long Word __attribute__((aligned(1), may_alias));
+    const int nx = box_at[3], ny = box_at[4], quads = box_at[5] / 4;
+    const int row = (nx + 7) / 8 * 8, layer = quads * row;
+    Word* const words = (Word*)marks_at;
+    for (int w = 0, end = 1 + (2 + ny) * layer / 8; w < end; ++w) words[w] = 0;
+    unsigned char* const marks = (unsigned char*)(words + 1) + 2 * layer;
+    for (int b = 0; b < n; b += 16) {
+        I first[3];
+        for (int d = 0; d < 3; ++d) {
+            I base = __builtin_convertvector((AT(x, d) - ORIGIN[d]) * PER_DX - S(.5), I);
+            base = __builtin_elementwise_min(base, (I)(box_at[d] + box_at[3 + d] - (d == 2 ? 4 : 3)));
+            first[d] = __builtin_elementwise_max(base, (I)box_at[d]) - box_at[d];
+        }
+        const I at = (first[1] * quads + (first[2] >> 2)) * row + first[0];
+        const I also = at + (((first[2] + 3) >> 2) - (first[2] >> 2)) * row;
+        #pragma unroll
+        for (int l = 0; l < 16; ++l) marks[at[l]] = marks[also[l]] = 1;
+    }
+    int count = 0;
+    for (int jq = 0; jq < ny * quads; ++jq)
+        for (int w = 0; w < row; w += 8) {
+            Word word = 0;
+            for (int j = 0; j < 3; ++j)
+                for (int i = 0; i < 3; ++i) word |= *(const Word*)(marks + jq * row + w - j * layer - i);
+            if (!word) continue;
+            for (int i = 0; i < 8; ++i) {
+                quads_at[count] = (w + i) * (ny * quads) + jq;
+                count += (word >> (8 * i)) & 1;
+            }
+        }
+    box_at[6] = count;
+    for (int l = 0; l < 4; ++l) quads_at[count + l] = nx * ny * quads;
+}
+"""
+
 _CLEAR = """
-for (size_t i = 0, end = 4 * ((size_t)box_at[3] * box_at[4] * box_at[5] + 16); i < end; ++i) {at}[i] = 0;
+for (int e = 0, end = box_at[6]; e <= end; ++e) *(V*)({at} + 16 * (size_t)quads_at[e]) = 0;
 """
 
 _SCATTER = """
@@ -195,17 +249,15 @@ _GATHER = """
     for (int l = 0; l < 16; ++l) {
         WEIGHTS_Z
         const S* const node = grid_at + rows[l];
-        V s0 = 0, sx = 0, sy = 0;
+        V row[3], arm[3], s0, sx;
         #pragma unroll
         for (int i = 0; i < 3; ++i) {
             const S* const at = node + i * step_i;
-            const V g1 = wy_[16 + l] * *(const V*)(at + step_j), g2 = wy_[32 + l] * *(const V*)(at + 2 * step_j);
-            const V r = wx_[16 * i + l] * (wy_[l] * *(const V*)at + (g1 + g2));
-            s0 = i ? s0 + r : r;
-            if (i) sx = i == 1 ? r : sx + S(2) * r;
-            const V ry = wx_[16 * i + l] * (g1 + S(2) * g2);
-            sy = i ? sy + ry : ry;
+            const V v[3] = {*(const V*)at, *(const V*)(at + step_j), *(const V*)(at + 2 * step_j)};
+            moments(wy_ + l, v, row[i], arm[i]);
         }
+        moments(wx_ + l, row, s0, sx);
+        const V sy = sum(wx_ + l, arm);
         s0 *= wz;
         record[l] = sum_k(s0, sx * wz, sy * wz, s0 * OZ);
     }
@@ -281,33 +333,22 @@ _SCATTER_ADJOINT = """
         WEIGHTS_Z
         const S* const r = records + 16 * l;
         const V tx = spread(r + 4), ty = spread(r + 8);
-        V t0 = spread(r) + OZ * spread(r + 12), h0, hx, hy, s0, sx, sy;
+        const V t0 = spread(r) + OZ * spread(r + 12);
         const S* const node = bar_grid_at + rows[l];
+        V row[3], arm[3], row_y[3], arm_y[3], s0, sx, s0_x, sx_x, s0_y, sx_y;
         #pragma unroll
         for (int i = 0; i < 3; ++i) {
-            V t = t0, hi, hyi, b1, b2, s;
-            #pragma unroll
-            for (int j = 0; j < 3; ++j) {
-                const V bar = *(const V*)(node + i * step_i + j * step_j);
-                const V wb = wy_[16 * j + l] * bar;
-                const V g = bar * t;
-                hi = j ? hi + wb * t : wb * t;
-                hyi = j ? hyi + dy_[16 * j + l] * g : dy_[l] * g;
-                s = j ? s + wb : wb;
-                if (j == 1) b1 = wb;
-                if (j == 2) b2 = wb;
-                t += ty;
-            }
-            h0 = i ? h0 + wx_[16 * i + l] * hi : wx_[l] * hi;
-            hx = i ? hx + dx_[16 * i + l] * hi : dx_[l] * hi;
-            hy = i ? hy + wx_[16 * i + l] * hyi : wx_[l] * hyi;
-            s *= wx_[16 * i + l];
-            s0 = i ? s0 + s : s;
-            if (i) sx = i == 1 ? s : sx + S(2) * s;
-            const V sj = wx_[16 * i + l] * (b1 + S(2) * b2);
-            sy = i ? sy + sj : sj;
-            t0 += tx;
+            const S* const at = node + i * step_i;
+            const V bar[3] = {*(const V*)at, *(const V*)(at + step_j), *(const V*)(at + 2 * step_j)};
+            moments(wy_ + l, bar, row[i], arm[i]);
+            moments(dy_ + l, bar, row_y[i], arm_y[i]);
         }
+        moments(wx_ + l, row, s0, sx);
+        moments(dx_ + l, row, s0_x, sx_x);
+        moments(wx_ + l, row_y, s0_y, sx_y);
+        const V sy = sum(wx_ + l, arm), sy_x = sum(dx_ + l, arm), sy_y = sum(wx_ + l, arm_y);
+        const V h0 = t0 * s0 + (tx * sx + ty * sy);
+        const V hx = t0 * s0_x + (tx * sx_x + ty * sy_x), hy = t0 * s0_y + (tx * sx_y + ty * sy_y);
         s0 *= wz;
         record[l] = sum_k(s0, sx * wz, sy * wz, s0 * OZ);
         slope[l] = sum_k(hx * wz, hy * wz, S(2) * h0 * (BZ * tz), 0);
@@ -333,6 +374,34 @@ _SCATTER_ADJOINT = """
 
 
 @dataclass(frozen=True)
+class Cover:
+    """How large the grid and the list of its quads may become.
+
+    Attributes:
+        model: Grid.
+    """
+
+    model: MpmModel
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the largest box, and one quad past it."""
+        x, y, z = self.model.nodes
+        return 4 * (x * y * ((z + 3) // 4) + 1)
+
+    @property
+    def quads(self) -> int:
+        """Entries of the list, with what fills up the last vector and what is written before it is known to be used."""
+        return self.nodes // 4 + 16
+
+    @property
+    def marks(self) -> int:
+        """Integers that hold a byte for each quad, rows along x of whole words, two empty layers and a word before."""
+        x, y, z = self.model.nodes
+        return 2 + 2 * ((2 + y) * ((z + 3) // 4) * ((x + 7) // 8))
+
+
+@dataclass(frozen=True)
 class Transfers:
     """The four transfer kernels of a model.
 
@@ -352,8 +421,9 @@ class Transfers:
 
     @cached_property
     def scatter(self) -> Any:
-        """Finds the box and scatters momentum and mass: x, v, a, figures, reach → grid, box, flags."""
-        return self._kernel("scatter", ["x", "v", "a", "figures", "reach", "grid", "flags"], _BOX, "grid", _SCATTER)
+        """Finds box and quads and scatters momentum and mass: x, v, a, figures, reach → grid, box, quads, flags."""
+        names = ["x", "v", "a", "figures", "reach", "grid", "flags"]
+        return self._kernel("scatter", names, _BOX + _COVER, "grid", _SCATTER, ["quads", "marks"])
 
     @cached_property
     def gather(self) -> Any:
@@ -364,7 +434,7 @@ class Transfers:
     def gather_adjoint(self) -> Any:
         """Adjoint of `gather`: bar_c, bar_v and bar_x (replaced), x, v_next, grid → bar_grid."""
         names = ["grid", "x", "v_next", "bar_x", "bar_v", "bar_c", "bar_grid"]
-        return self._kernel("gather_adjoint", names, "", "bar_grid", _GATHER_ADJOINT)
+        return self._kernel("gather_adjoint", names, "", "bar_grid", _GATHER_ADJOINT, ["quads"])
 
     @cached_property
     def scatter_adjoint(self) -> Any:
@@ -372,7 +442,9 @@ class Transfers:
         names = ["x", "v", "a", "figures", "bar_grid", "bar_x", "bar_v", "bar_a", "bar_figures"]
         return self._kernel("scatter_adjoint", names, "", "", _SCATTER_ADJOINT)
 
-    def _kernel(self, name: str, arrays: list[str], first: str, cleared: str, loop: str) -> Any:
+    def _kernel(
+        self, name: str, arrays: list[str], first: str, cleared: str, loop: str, integers: Sequence[str] = ()
+    ) -> Any:
         model, size = self.model, {"float32": 4, "float64": 8}[self.dtype]
         assert model.origin is not None
         types = _TYPES.format(
@@ -385,15 +457,15 @@ class Transfers:
             stride=self.stride,
         )
         pointers = [f"S* {a}_at = (S*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in arrays]
-        pointers.append("int* box_at = (int*)((char*)box.data + thread * (size_t)box.strides[0]);")
+        integers = [*integers, "box"]
+        pointers += [f"int* {a}_at = (int*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in integers]
         body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
-        for name, fragment in _FRAGMENTS.items():
-            loop = loop.replace(name, fragment)
+        for key, fragment in _FRAGMENTS.items():
+            loop = loop.replace(key, fragment)
         body += loop
-        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays] + [
-            ("box", "wp.array2d(dtype=wp.int32)")
-        ]
+        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays]
+        parameters += [(a, "wp.array2d(dtype=wp.int32)") for a in integers]
         return native_kernel(
             f"mpm_{name}", tuple(parameters), f"{FLUSH_DENORMALS}\n{types}" + "\n".join(pointers) + body
         )

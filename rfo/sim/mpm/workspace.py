@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ import warp as wp
 from torch import Tensor
 
 from rfo.sim.bridge import Buffer, warp_device
-from rfo.sim.mpm.transfer import BOX, FLAGS
+from rfo.sim.mpm.transfer import FLAGS
 from rfo.sim.simulation import Workspace
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ class Planes(Buffer):
 
 
 class MpmWorkspace(Workspace):
-    """Particle states before every substep, one grid, and one set of adjoints."""
+    """Particle states before every substep, one grid, and one set of adjoints.
+
+    The workspace in which steps are repeated for their adjoint keeps the grid of every substep for it; others build
+    theirs again.
+    """
 
     def __init__(self, engine: MpmEngine, packs: int, scratch: MpmWorkspace | None, transient: bool) -> None:
         self._engine, self._packs, self._device = engine, packs, warp_device(engine.device)
@@ -71,6 +76,10 @@ class MpmWorkspace(Workspace):
         self.inputs = {**self._states[0], "flags": self._flags, "tools": self._tools, "figures": self._figures}
         self.outputs = {**last, "flags": self._flags}
         self._shared: dict[str, Any] = scratch._shared if scratch else self._allocate_shared()
+        grids = engine.substeps if engine.launches.keeps_grids and not transient else 1
+        self._grids: list[dict[str, Any]] = (
+            scratch._grids[:1] if scratch else [self._allocate_grid() for _ in range(grids)]
+        )
         if not transient:
             self._bars: dict[str, Buffer] = scratch._bars if scratch else self._allocate_bars(sizes)
             self.bars = self.seeds = {name: self._bars[name] for name in engine.inputs}
@@ -81,12 +90,24 @@ class MpmWorkspace(Workspace):
 
     def _allocate_shared(self) -> dict[str, Any]:
         """What a substep needs and nobody keeps."""
-        engine, nodes = self._engine, self._engine.model.node_count + 16
-        shared = {name: self._buffer(4 * nodes).array for name in ("grid", "velocity", "bar_grid")}
-        shared["a"], shared["reach"] = (Planes(self._packs, size, engine).array for size in (9, 1))
-        shared["bar_a"] = Planes(self._packs, 9, engine).array
-        shared["box"] = wp.zeros((self._packs, BOX), dtype=wp.int32, device=self._device)
-        return shared
+        engine = self._engine
+        shared = {"bar_grid": self._nodes()}
+        shared["reach"], shared["bar_a"] = (Planes(self._packs, size, engine).array for size in (1, 9))
+        return shared | self._integers(engine.launches.shared_integers)
+
+    def _allocate_grid(self) -> dict[str, Any]:
+        """What `_to_grid` makes of the particles."""
+        grid = {"grid": self._nodes(), "velocity": self._nodes(), "a": Planes(self._packs, 9, self._engine).array}
+        return grid | self._integers(self._engine.launches.integers)
+
+    def _nodes(self) -> Any:
+        """Four numbers for each node; memory of which no node is ever touched is only promised by the system."""
+        engine = self._engine
+        size = (self._packs, 4 * engine.launches.node_count)
+        return wp.from_torch(torch.empty(size, dtype=engine.dtype, device=engine.device), requires_grad=False)
+
+    def _integers(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        return {n: wp.zeros((self._packs, k), dtype=wp.int32, device=self._device) for n, k in sizes.items()}
 
     def _allocate_bars(self, sizes: dict[str, int]) -> dict[str, Buffer]:
         bars: dict[str, Buffer] = {name: Planes(self._packs, sizes[name], self._engine) for name in sizes}
@@ -104,6 +125,7 @@ class MpmWorkspace(Workspace):
         after = self._states[(substep + 1) % len(self._states)]
         return {
             **self._shared,
+            **self._grids[substep % len(self._grids)],
             **{name: buffer.array for name, buffer in before.items()},
             **{f"{name}_next": buffer.array for name, buffer in after.items()},
             "figures": self._figures.array,
@@ -140,7 +162,8 @@ class MpmWorkspace(Workspace):
         for substep in reversed(range(engine.substeps)):
             arrays = {**self._arrays(substep), **bars}
             arrays["bar_tools"] = self._frames(self._bars["tools"], substep)
-            self._to_grid(arrays)
+            if len(self._grids) == 1:
+                self._to_grid(arrays)
             engine.launches.adjoint(arrays, self._packs)
             elements = engine.stride // engine.vector
             engine.particle_adjoint.launch(arrays, elements=elements, packs=self._packs, device=self._device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import mpm_reference as reference
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from mpm_cases import COUNTS, MATERIALS, SIZE, STRESS, disturbed, frames, make
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfo.sim.mpm import Ground, MpmState, lattice, sand
+from rfo.sim.mpm import Ground, MpmState, lattice, plasticine, sand
 
 
 @pytest.mark.parametrize("name", STRESS)
@@ -71,9 +74,10 @@ def test_mass_on_the_grid_is_exact() -> None:
     state = disturbed(engine, lift=0.03)
     engine.step(state)
     workspace = next(iter(engine._simulation._cores.values()))[0].transient.workspace
-    count = int(np.prod(workspace._shared["box"].numpy()[0, 3:6]))
-    grid = workspace._shared["grid"].numpy()[0, : 4 * count].reshape(-1, 4)
-    assert grid[:, 3].sum() == pytest.approx(engine.model.mass * engine.model.particle_count, rel=1e-13)
+    (grid,) = workspace._grids
+    touched = grid["quads"].numpy()[0, : grid["box"].numpy()[0, 6]]
+    nodes = grid["grid"].numpy()[0].reshape(-1, 4, 4)[touched]
+    assert nodes[:, :, 3].sum() == pytest.approx(engine.model.mass * engine.model.particle_count, rel=1e-13)
 
 
 @pytest.mark.parametrize("name", ["corotated", "neo_hookean"])
@@ -114,6 +118,36 @@ def test_plasticine_keeps_its_yield_limit() -> None:
     xx, yy, xy, yz, xz = state[:5]
     norm = np.sqrt(xx**2 + yy**2 + (xx + yy) ** 2 + 2 * (xy**2 + yz**2 + xz**2))
     assert norm == pytest.approx(50.0 / (2.0 * material.parameters["mu"]), rel=1e-9)
+
+
+@pytest.mark.parametrize(("reach", "tolerance"), [(0.05, 2e-12), (0.1, 3e-10), (0.2, 7e-8)])
+def test_series_against_eigenvalues(reach: float, tolerance: float) -> None:
+    """Up to their limit the series are the matrix exponential and logarithm but for the truncation they admit."""
+    material, generator = plasticine(5000.0, 0.2, 1e9), np.random.default_rng(5)
+
+    def function(matrix: NDArray[np.float64], of: Callable[[Any], Any]) -> NDArray[np.float64]:
+        values, vectors = np.linalg.eigh(matrix)
+        return (vectors * of(values)) @ vectors.T
+
+    for spread in (1.0, -1.0, 0.5):  # eigenvalues 1, 1, -2 and signs reversed, where truncation is largest, and others
+        turn = np.linalg.qr(generator.standard_normal((3, 3)))[0]
+        strain = turn @ np.diag([1.0, spread, -1.0 - spread] if spread > 0 else [-1.0, -1.0, 2.0]) @ turn.T
+        rate = 0.1 * generator.standard_normal((3, 3))
+        low, high = 0.0, 1.0
+        for _ in range(60):  # scaled until the law finds itself where it is to be tested
+            scale = 0.5 * (low + high)
+            s = scale * strain
+            state = np.array([s[0, 0], s[1, 1], s[0, 1], s[1, 2], s[0, 2], 0.0])
+            response = material.update(scale * rate, state, list(material.parameters.values()))
+            low, high = (scale, high) if response.reach < reach else (low, scale)
+        assert response.reach == pytest.approx(reach, rel=1e-9)
+        moved = np.eye(3) + scale * rate
+        exact = 0.5 * function(moved @ function(2.0 * s, np.exp) @ moved.T, np.log)
+        deviator = exact - np.trace(exact) / 3.0 * np.eye(3)
+        xx, yy, xy, yz, xz, log_j = response.state
+        found = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, -xx - yy]])
+        assert np.linalg.norm(found - deviator) < tolerance * np.linalg.norm(deviator)
+        assert log_j == pytest.approx(np.log(np.linalg.det(moved)), rel=2e-8)
 
 
 def test_a_block_of_sand_spreads_and_comes_to_rest() -> None:

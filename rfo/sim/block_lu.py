@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import warp as wp
 
-from rfo.sim.emit import FLUSH_DENORMALS, gate_lines, native_kernel
+from rfo.sim.emit import CPU_PROLOGUE, gate_lines, native_kernel
 
 __all__ = ["BlockLU", "BlockPattern"]
 
@@ -98,7 +98,7 @@ def _eliminate(neighbours: Sequence[set[int]]) -> tuple[list[int], list[list[int
 
 
 _HEAD = """\
-{flush}
+{prologue}
 typedef wp::{dtype} S;
 {vector}
 const S ZERO = 0;
@@ -265,7 +265,7 @@ class BlockLU:
             f"S* {a}_at = (S*)((char*){a}.data + pack * (size_t){a}.strides[0]){lane};" for a in (*arrays, "gate")
         ]
         head = _HEAD.format(
-            flush="" if self.cuda else FLUSH_DENORMALS,
+            prologue="" if self.cuda else CPU_PROLOGUE,
             dtype=self.dtype,
             lanes=self.lanes,
             vector="typedef S V;"

@@ -14,7 +14,7 @@ from rfo.sim.law import Access, Corners, Fixed, Item, Law, Planar, Single, Table
 from rfo.sim.trace import OPERATIONS, Expr, topological
 from rfo.sim.vector_math import FUNCTIONS, lane_functions, scalar_functions
 
-__all__ = ["CPU_COMPILER_FLAGS", "FLUSH_DENORMALS", "Source", "Statements", "gate_lines", "native_kernel", "statements"]
+__all__ = ["CPU_COMPILER_FLAGS", "CPU_PROLOGUE", "Source", "Statements", "gate_lines", "native_kernel", "statements"]
 
 # Without the width, LLVM splits 16 float lanes into two 8-wide halves on Intel's processors; without contraction no
 # product and sum are fused. Together they halve the time of a tetrahedron.
@@ -25,7 +25,7 @@ CPU_COMPILER_FLAGS = "-march=native -mprefer-vector-width=512 -ffp-contract=fast
 # count as zero inside a kernel, as on CUDA's fast paths and in most neural network libraries.
 # LLVM keeps the caller's alignment of the stack, 16 bytes, unless a variable asks for more: vectors that it spills
 # would then straddle two cache lines, which made a humanoid's adjoint half as long again.
-FLUSH_DENORMALS = """\
+CPU_PROLOGUE = """\
 #if defined(__SSE__)
 struct Flush {
     const unsigned kept = __builtin_ia32_stmxcsr();
@@ -62,8 +62,8 @@ class Source:
 
     def snippet(self) -> str:
         """The whole function body."""
-        flush = [] if self.cuda else [FLUSH_DENORMALS]
-        lines = [*flush, *self._prelude(), *self._pointers(), *gate_lines(self.law.gate, self.lanes, self.cuda)]
+        prologue = [] if self.cuda else [CPU_PROLOGUE]
+        lines = [*prologue, *self._prelude(), *self._pointers(), *gate_lines(self.law.gate, self.lanes, self.cuda)]
         body = [*self._corner_lines(), *self._loads(), *self._statements(), *self._stores()]
         if self.cuda and self.law.order == "any":
             return "\n".join([*lines, *body])

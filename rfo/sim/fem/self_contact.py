@@ -19,7 +19,7 @@ import numpy.typing as npt
 import warp as wp
 
 from rfo.core.errors import UsageError
-from rfo.sim.emit import FLUSH_DENORMALS, Source, native_kernel
+from rfo.sim.emit import CPU_PROLOGUE, Source, native_kernel
 from rfo.sim.fem.contact import ramped
 from rfo.sim.kernel import Corners, Item, Kernel, Law, Uniform
 from rfo.sim.trace import maximum, minimum, sqrt, tanh
@@ -321,7 +321,7 @@ class _Walk:
         lane = " + lane" if cuda else ""
         walk = _WALK.replace("BODY", "\n".join(source.element(given=("reach",)))).replace("RADIUS", f"S({radius!r})")
         lines = [
-            *([] if cuda else [FLUSH_DENORMALS]),
+            *([] if cuda else [CPU_PROLOGUE]),
             *(_CUDA if cuda else _CPU, _MEET),
             *source.preamble(),
             *(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from rfo.sim.emit import FLUSH_DENORMALS, Statements, native_kernel, statements
+from rfo.sim.emit import CPU_PROLOGUE, Statements, native_kernel, statements
 from rfo.sim.kernel import Law, Planar, lanes_for
 from rfo.sim.mpm.laws import FRAME, PLACE, SHAPE, distance_law, node_law, place_law, tool_reach
 from rfo.sim.mpm.model import MpmModel
@@ -289,7 +289,7 @@ class GridOperation:
         )
         parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays]
         parameters += [(a, "wp.array2d(dtype=wp.int32)") for a in integers]
-        return native_kernel(name, tuple(parameters), "\n".join([FLUSH_DENORMALS, *prelude, *pointers, head, loop]))
+        return native_kernel(name, tuple(parameters), "\n".join([CPU_PROLOGUE, *prelude, *pointers, head, loop]))
 
     def _split(self, source: str, name: str) -> list[str]:
         """Lines that turn the vector [node][4] `source` into one vector per component."""

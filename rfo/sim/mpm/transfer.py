@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rfo.sim.emit import FLUSH_DENORMALS, native_kernel
+from rfo.sim.emit import CPU_PROLOGUE, native_kernel
 from rfo.sim.mpm.model import MpmModel
 
 __all__ = ["BOX", "FLAGS", "Cover", "Transfers"]
@@ -466,6 +466,4 @@ class Transfers:
         body += loop
         parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays]
         parameters += [(a, "wp.array2d(dtype=wp.int32)") for a in integers]
-        return native_kernel(
-            f"mpm_{name}", tuple(parameters), f"{FLUSH_DENORMALS}\n{types}" + "\n".join(pointers) + body
-        )
+        return native_kernel(f"mpm_{name}", tuple(parameters), f"{CPU_PROLOGUE}\n{types}" + "\n".join(pointers) + body)

@@ -42,7 +42,6 @@ class Kinematics:
         world: Of each tree's root link in the world, by link index; of the world itself at -1.
         columns: Of each link, motion vectors of its degrees of freedom: an array of six each.
         dofs: Of each link, the indices of its degrees of freedom in v.
-        parent_dof: The degree of freedom before each one on the way to the root, -1 at the root.
     """
 
     def __init__(self, model: RigidModel, q: Any) -> None:
@@ -51,8 +50,6 @@ class Kinematics:
         self.world: dict[int, Pose] = {-1: Pose(np.eye(3), np.zeros(3))}
         self.columns: list[list[Any]] = []
         self.dofs: list[list[int]] = []
-        self.parent_dof: list[int] = []
-        last: list[int] = []
         for i, link in enumerate(model.links):
             if link.parent < 0:
                 self.world[i] = _walk(link, Pose(link.rotation, link.position), q)[0]
@@ -65,11 +62,6 @@ class Kinematics:
                 self.pose.append(pose)
                 self.columns.append(columns)
             self.dofs.append([joint.v_start + k for joint in link.joints for k in range(joint.v_count)])
-            before = last[link.parent] if link.parent >= 0 else -1
-            for dof in self.dofs[-1]:
-                self.parent_dof.append(before)
-                before = dof
-            last.append(before)
 
     def place(self, frame: Frame) -> Pose:
         """Pose of a frame in the root frame of its tree, which is the world for what is fixed there."""

@@ -12,7 +12,7 @@ from rfo.sim.trace import maximum, minimum, select, sqrt
 
 __all__ = ["Distance", "Shape", "box", "box_shell", "capsule", "rounded_box", "sphere"]
 
-EPSILON = 1e-12  # [m²], keeps the square root differentiable inside a box
+EPSILON = 1e-12  # [m²], keeps the square root differentiable where a box does not need it
 
 Distance = Callable[[Any, Any], Any]
 """(point in the tool's frame [m], its four figures) → signed distance [m], negative inside.
@@ -59,10 +59,16 @@ def open_box(point: Any, figures: Any) -> Any:
 
 
 def _box_distance(beyond: Any) -> Any:
-    """Distance to a box, given how far a point lies beyond each pair of its faces."""
+    """Distance to a box, given how far a point lies beyond each pair of its faces.
+
+    Beyond one pair only it is that distance itself: a root of a square that is kept from zero would lose its slope, and
+    with it the normal, within a micrometre of the face.
+    """
+    x, y, z = beyond
+    less, more = minimum(x, y), maximum(x, y)
+    greatest, middle = maximum(more, z), maximum(less, minimum(more, z))
     outside = maximum(beyond, 0.0)
-    inside = minimum(maximum(maximum(beyond[0], beyond[1]), beyond[2]), 0.0)
-    return sqrt((outside * outside).sum() + EPSILON) + inside
+    return select(middle, sqrt((outside * outside).sum() + EPSILON), greatest)
 
 
 def sphere(radius: float) -> Shape:

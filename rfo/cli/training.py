@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from rfo.core.errors import UsageError
-from rfo.train.config import Experiment, load_experiment, parse_overrides
+from rfo.train.config import Experiment, load_experiment, parse_overrides, save_experiment
 from rfo.train.evaluate import Evaluation
 
 __all__ = [
@@ -155,14 +155,19 @@ def _begin(options: argparse.Namespace) -> tuple[Experiment, Path]:
 
 
 def _resume(options: argparse.Namespace) -> tuple[Experiment, Path]:
-    given = [name for name in ("config", "seed", "run_dir") if getattr(options, name) is not None]
-    if given or options.settings:
-        what = [*given, "set"][0].replace("_", "-")
-        raise UsageError(f"--resume continues a run with its own config; leave out {what} (threads may change)")
+    given = [name.replace("_", "-") for name in ("config", "seed", "run_dir") if getattr(options, name) is not None]
+    settings = parse_overrides(options.settings)
+    given += [f"set {key}" for key in settings if key != "env_steps"]
+    if given:
+        what, may = given[0], "threads may change, and --set env_steps"
+        raise UsageError(f"--resume continues a run with its own config; leave out {what} ({may})")
     run_dir = Path(options.resume)
-    if not (run_dir / "config.yaml").is_file():
+    path = run_dir / "config.yaml"
+    if not path.is_file():
         raise UsageError(f"{run_dir} holds no run to resume: there is no config.yaml in it")
-    experiment = load_experiment(str(run_dir / "config.yaml"), machine_overrides(options))
+    if settings:  # a longer run from now on, also when it is resumed again
+        save_experiment(load_experiment(str(path), settings), path)
+    experiment = load_experiment(str(path), machine_overrides(options))
     return dataclasses.replace(experiment, name=run_dir.name), run_dir
 
 

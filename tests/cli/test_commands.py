@@ -188,6 +188,20 @@ def test_train_says_how_it_ended_and_where(run: Run, tmp_path: Path) -> None:
     assert (code, out) == (0, f"run: runs/{folder.name}\n")
 
 
+def test_a_resumed_run_may_be_given_more_steps(run: Run, tmp_path: Path) -> None:
+    """It goes on from where it ended, keeps the new budget, and nothing else of its config can be replaced."""
+    folder = tmp_path / "longer"
+    assert run("train", "pendulum-swingup", "--run-dir", str(folder), "--threads", "1", *SETTINGS)[0] == 0
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    steps = _json(rows[-1])["env_steps"]
+    assert run("train", "--resume", str(folder), "--set", f"env_steps={2 * steps}")[0] == 0
+    longer = (folder / "metrics.jsonl").read_text().splitlines()
+    assert longer[: len(rows)] == rows and _json(longer[-1])["env_steps"] == 2 * steps
+    assert f"env_steps: {2 * steps}\n" in (folder / "config.yaml").read_text()
+    code, _, error = run("train", "--resume", str(folder), "--set", "actor_lr=0.1")
+    assert code == 2 and "leave out set actor_lr" in error
+
+
 def test_eval_json_has_the_promised_keys(run: Run, trained: Path) -> None:
     """The four keys, and the task's metrics; baselines under their names where asked."""
     keys = {"return_mean", "return_std", "episodes", "distance_m"}

@@ -165,7 +165,8 @@ def _resume(options: argparse.Namespace) -> tuple[Experiment, Path]:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UsageError(f"{run_dir} holds no run to resume: there is no config.yaml in it")
-    if settings:  # a longer run from now on, also when it is resumed again
+    # A longer run from now on, also when it is resumed again; what cannot be resumed is left as it is.
+    if settings and (run_dir / "checkpoint.pt").is_file():
         save_experiment(load_experiment(str(path), settings), path)
     experiment = load_experiment(str(path), machine_overrides(options))
     return dataclasses.replace(experiment, name=run_dir.name), run_dir

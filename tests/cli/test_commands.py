@@ -228,8 +228,11 @@ def test_export_keeps_the_policy_and_what_to_expect_of_it(run: Run, trained: Pat
     before, after = (_json(run("eval", str(folder), "--json")[1]) for folder in (trained, kept))
     assert before == after
     assert f"expected_return: {before['return_mean']:.1f}" in (kept / "config.yaml").read_text()
-    code, _, error = run("train", "--resume", str(kept))
-    assert code == 2 and "holds an exported policy, which can act but not learn on" in error
+    config = (kept / "config.yaml").read_text()
+    for more in ((), ("--set", "env_steps=99999")):
+        code, _, error = run("train", "--resume", str(kept), *more)
+        assert code == 2 and "holds an exported policy, which can act but not learn on" in error
+    assert (kept / "config.yaml").read_text() == config
     assert run("export", str(trained), "--output", str(kept))[0] == 2
 
 

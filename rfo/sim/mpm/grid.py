@@ -16,6 +16,7 @@ from rfo.sim.emit import CPU_PROLOGUE, Statements, native_kernel, statements
 from rfo.sim.kernel import Law, Planar, lanes_for
 from rfo.sim.mpm.laws import FRAME, PLACE, SHAPE, distance_law, node_law, place_law, tool_reach
 from rfo.sim.mpm.model import MpmModel
+from rfo.sim.mpm.transfer import bindings
 
 __all__ = ["GridOperation"]
 
@@ -254,9 +255,7 @@ class GridOperation:
         assert model.origin is not None
         prelude = list(dict.fromkeys(line for each in printed for line in each.prelude))
         prelude.sort(key=lambda line: not line.startswith("typedef"))
-        integers = ["box", "quads"]
-        pointers = [f"S* {a}_at = (S*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in arrays]
-        pointers += [f"int* {a}_at = (int*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in integers]
+        parameters, pointers = bindings(arrays, ["box", "quads"], self.dtype)
         if model.tools:
             rows = zip(*(shape.figures for shape in model.tools), strict=True)
             figures = ", ".join(f"{{{', '.join(map(repr, row))}}}" for row in rows)
@@ -287,9 +286,7 @@ class GridOperation:
             target=arrays[1] if name == "mpm_grid" else "bar_grid",
             after="\n".join(after),
         )
-        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays]
-        parameters += [(a, "wp.array2d(dtype=wp.int32)") for a in integers]
-        return native_kernel(name, tuple(parameters), "\n".join([CPU_PROLOGUE, *prelude, *pointers, head, loop]))
+        return native_kernel(name, parameters, "\n".join([CPU_PROLOGUE, *prelude, *pointers, head, loop]))
 
     def _split(self, source: str, name: str) -> list[str]:
         """Lines that turn the vector [node][4] `source` into one vector per component."""

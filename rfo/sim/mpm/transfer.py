@@ -23,7 +23,7 @@ from typing import Any
 from rfo.sim.emit import CPU_PROLOGUE, native_kernel
 from rfo.sim.mpm.model import MpmModel
 
-__all__ = ["BOX", "FLAGS", "Cover", "Transfers"]
+__all__ = ["BOX", "FLAGS", "Cover", "Transfers", "bindings"]
 
 BOX = 8  # integers of a box: first node (3), node counts (3; along z whole quads), number of quads touched, one spare
 FLAGS = 3  # largest reach, particles outside the domain, nodes beyond the box's capacity
@@ -373,6 +373,17 @@ _SCATTER_ADJOINT = """
 """
 
 
+def bindings(
+    arrays: Sequence[str], integers: Sequence[str], dtype: str
+) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """Parameters of a kernel, and lines that point `NAME_at` to the row of this thread's environment in each."""
+    kinds = [(a, dtype, "S") for a in arrays] + [(a, "int32", "int") for a in integers]
+    parameters = tuple((a, f"wp.array2d(dtype=wp.{kind})") for a, kind, _ in kinds)
+    return parameters, [
+        f"{number}* {a}_at = ({number}*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a, _, number in kinds
+    ]
+
+
 @dataclass(frozen=True)
 class Cover:
     """How large the grid and the list of its quads may become.
@@ -456,14 +467,10 @@ class Transfers:
             last=", ".join(str(count - 1) for count in model.nodes),
             stride=self.stride,
         )
-        pointers = [f"S* {a}_at = (S*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in arrays]
-        integers = [*integers, "box"]
-        pointers += [f"int* {a}_at = (int*)((char*){a}.data + thread * (size_t){a}.strides[0]);" for a in integers]
+        parameters, pointers = bindings(arrays, [*integers, "box"], self.dtype)
         body = first.replace("CAPACITY", str(self.capacity))
         body += _CLEAR.replace("{at}", f"{cleared}_at") if cleared else ""
         for key, fragment in _FRAGMENTS.items():
             loop = loop.replace(key, fragment)
         body += loop
-        parameters = [(a, f"wp.array2d(dtype=wp.{self.dtype})") for a in arrays]
-        parameters += [(a, "wp.array2d(dtype=wp.int32)") for a in integers]
-        return native_kernel(f"mpm_{name}", tuple(parameters), f"{CPU_PROLOGUE}\n{types}" + "\n".join(pointers) + body)
+        return native_kernel(f"mpm_{name}", parameters, f"{CPU_PROLOGUE}\n{types}" + "\n".join(pointers) + body)

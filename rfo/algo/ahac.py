@@ -21,7 +21,7 @@ from rfo.algo.shac import SHAC, SHACConfig
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, State
-from rfo.data.horizon import Window, collect_window
+from rfo.data.horizon import Window
 from rfo.policy.normalize import Normalization
 
 __all__ = ["AHAC", "AHACConfig", "AdaptiveHorizon", "StiffnessProbe"]
@@ -148,7 +148,7 @@ class AHAC(SHAC):
             self._probe.watch(env.state, t)
             return inner(observation, t, ended)
 
-        return collect_window(env, sampler, self.horizon)
+        return self.run_window(env, sampler)
 
     def improve(self, window: Window, normalization: Normalization, progress: float, watch: Stopwatch) -> Figures:
         """Takes one step of the actor, fits the critics, and adapts the horizon."""

@@ -42,6 +42,8 @@ class LearnerConfig:
         betas: Moment decays of AdamW [C].
         weight_decay: Weight decay of AdamW [E].
         grad_clip: Largest gradient norm, of the actor and of the critics [C].
+        action_gradient_limit: Longest gradient of the return to one environment's action, in medians over all of them
+            at the same step; of a longer one the direction is kept [E]. null leaves all as they are [C]. PPO has none.
         points: Point sets are "pooled" by a network per point and a mean, as SAPO reads them [P], or read "flat", every
             coordinate by itself, where a point is always the same vertex or particle [I]: a fifteenth of the work.
         normalizer_floor: Smallest standard deviation by which an observation is divided [E].
@@ -56,6 +58,7 @@ class LearnerConfig:
     betas: tuple[float, float] = (0.7, 0.95)
     weight_decay: float = 0.0
     grad_clip: float = 1.0
+    action_gradient_limit: float | None = None
     points: PointsName = "pooled"
     normalizer_floor: float = 0.3
     normalizer_clip: float = 10.0
@@ -64,6 +67,8 @@ class LearnerConfig:
         require(self, ("horizon",), lambda value: value >= 1, "must be at least 1")
         positive = ("actor_lr", "lr_min", "grad_clip", "normalizer_floor", "normalizer_clip")
         require(self, positive, lambda value: value > 0, "must be positive")
+        limit, rule = ("action_gradient_limit",), "must be positive, or null"
+        require(self, limit, lambda value: value is None or value > 0, rule)
         require(self, ("weight_decay",), lambda value: value >= 0, "must not be negative")
         require(self, ("gamma",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         require(self, ("points",), lambda value: value in ("pooled", "flat"), "must be pooled or flat")
@@ -139,7 +144,12 @@ class Learner(BaseLearner[ConfigT]):
     def collect(self, env: VectorEnv, normalization: Normalization) -> Window:
         """Runs the policy for one window, with the graph kept where gradients are enabled."""
         noise = self.draw_noise((self.horizon, env.n), self.rollout_noise)
-        return collect_window(env, self.make_sampler(normalization, noise), self.horizon)
+        return self.run_window(env, self.make_sampler(normalization, noise))
+
+    def run_window(self, env: VectorEnv, sampler: Sampler) -> Window:
+        """Runs a sampler for one window of the next update's length."""
+        limit = self.config.action_gradient_limit
+        return collect_window(env, sampler, self.horizon, action_gradient_limit=limit)
 
     def make_sampler(self, normalization: Normalization, noise: Tensor) -> Sampler:
         """Returns what draws the actions of a window from noise [H, N, A]."""

@@ -20,7 +20,7 @@ from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation
 from rfo.data.chunks import ChunkController, ChunkSampler, plan_starts
-from rfo.data.horizon import Window, collect_window, select_rows
+from rfo.data.horizon import Window, select_rows
 from rfo.flow.fields import VelocityName, make_field
 from rfo.flow.integrate import SOLVERS, SolverName
 from rfo.flow.matching import Reduction, conditional_flow_matching
@@ -122,7 +122,7 @@ class RFO(ShortHorizonLearner[RFOConfig]):
             length=config.chunk,
             execute=config.executed,
         )
-        window = collect_window(env, sampler, config.horizon)
+        window = self.run_window(env, sampler)
         keys = window.observation
         observation = {key: torch.cat([plan[key] for plan, _ in sampler.planned]) for key in keys}
         self._past.append((observation, torch.cat([latent for _, latent in sampler.planned])))

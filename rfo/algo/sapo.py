@@ -15,7 +15,7 @@ from rfo.algo.short_horizon import ShortHorizonConfig, ShortHorizonLearner
 from rfo.algo.value_fit import clip_gradient
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation
-from rfo.data.horizon import Window, collect_window
+from rfo.data.horizon import Window
 from rfo.policy.gaussian import GaussianPolicy, PredictedSpread
 from rfo.policy.normalize import Normalization
 
@@ -92,7 +92,7 @@ class SAPO(ShortHorizonLearner[SAPOConfig]):
             entropies.append(entropy)
             return latent, action
 
-        window = collect_window(env, sampler, self.config.horizon)
+        window = self.run_window(env, sampler)
         self._entropy = torch.stack(entropies)
         return window
 

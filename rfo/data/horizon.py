@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,15 @@ from torch import Tensor
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation
 
-__all__ = ["EpisodeReturns", "Sampler", "Window", "collect_window", "flatten_batch", "select_rows"]
+__all__ = [
+    "EpisodeReturns",
+    "Sampler",
+    "Window",
+    "collect_window",
+    "flatten_batch",
+    "limit_gradient",
+    "select_rows",
+]
 
 Sampler = Callable[[Observation, int, Tensor | None], tuple[Tensor, Tensor]]
 """Maps an observation, the step's place t in the window, and where an episode ended just before it (None at t = 0) to a
@@ -54,20 +63,23 @@ class Window:
         return (closing & ~self.terminated).flatten().nonzero().squeeze(1)
 
 
-def collect_window(env: VectorEnv, sampler: Sampler, horizon: int) -> Window:
+def collect_window(
+    env: VectorEnv, sampler: Sampler, horizon: int, *, action_gradient_limit: float | None = None
+) -> Window:
     """Runs `horizon` control steps, cutting the gradient before the first and at resets only.
 
     Args:
         env: The environments; continues where they stand.
         sampler: Draws the actions.
         horizon: Number H of control steps.
+        action_gradient_limit: See `limit_gradient`; None leaves the gradient as it is.
     """
     observation = env.begin_window()
     seen, transitions, latents = [], [], []
     ended: Tensor | None = None
     for t in range(horizon):
         latent, action = sampler(observation, t, ended)
-        transition = env.step(action)
+        transition = env.step(limit_gradient(action, action_gradient_limit))
         seen.append({key: value.detach() for key, value in observation.items()})
         latents.append(latent.detach())
         transitions.append(transition)
@@ -80,6 +92,36 @@ def collect_window(env: VectorEnv, sampler: Sampler, horizon: int) -> Window:
         truncated=torch.stack([transition.truncated for transition in transitions]),
         latent=torch.stack(latents),
     )
+
+
+def limit_gradient(action: Tensor, limit: float | None) -> Tensor:
+    """Returns the action, whose gradient from what follows is shortened where it is an outlier among environments.
+
+    A path through hard contact can have a gradient many times that of its neighbours, and then decides alone where a
+    whole batch goes.
+
+    Args:
+        action: Shape [N, A].
+        limit: Longest gradient of one environment, in medians over all of them; None for no limit.
+    """
+    if limit is None:
+        return action
+    limited: Tensor = _LimitedGradient.apply(action, limit)  # type: ignore[no-untyped-call]
+    return limited
+
+
+class _LimitedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, action: Tensor, limit: float) -> Tensor:
+        ctx.limit = limit
+        return action.view_as(action)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        length = gradient.norm(dim=-1, keepdim=True)
+        # Without a gradient there is nothing to shorten: 0 / 0 is kept from being asked, not-a-numbers are not.
+        share = ctx.limit * length.median() / length.clamp(min=torch.finfo(length.dtype).tiny)
+        return gradient * share.clamp(max=1.0), None
 
 
 def flatten_batch(observation: Observation) -> Observation:

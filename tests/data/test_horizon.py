@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, State, Task, TaskSpec
-from rfo.data.horizon import EpisodeReturns, collect_window
+from rfo.data.horizon import EpisodeReturns, collect_window, limit_gradient
 
 
 class Counter(Task):
@@ -81,6 +81,27 @@ def test_gradient_is_cut_between_windows() -> None:
     assert window.reward.requires_grad and window.final_observation["x"].requires_grad
     assert not window.latent.requires_grad and not window.observation["x"].requires_grad
     assert not env.begin_window()["x"].requires_grad
+
+
+def test_outlying_action_gradients_are_shortened_and_keep_their_direction() -> None:
+    """No environment's gradient is longer than the limit times the median; the others keep theirs, bit for bit."""
+    action = torch.zeros(5, 2, dtype=torch.float64, requires_grad=True)
+    arriving = torch.tensor([[1.0, 0.0], [0.0, -1.5], [30.0, 40.0], [0.3, 0.4], [0.0, 0.0]], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(limit_gradient(action, 2.0), action, arriving)
+    assert gradient[2].tolist() == [1.2, 1.6]  # the median is 1
+    rest = [0, 1, 3, 4]
+    assert torch.equal(gradient[rest], arriving[rest])
+
+
+def test_without_gradients_there_is_nothing_to_shorten_and_what_is_not_a_number_stays_one() -> None:
+    """Zeros stay zeros, and a gradient that is not finite is not hidden."""
+    action = torch.zeros(3, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(limit_gradient(action, 2.0), action, torch.zeros(3, 2))
+    assert not bool(gradient.any())
+    (gradient,) = torch.autograd.grad(
+        limit_gradient(action, 2.0), action, torch.tensor([[1.0], [1.0], [torch.nan]]).expand(3, 2)
+    )
+    assert not bool(gradient[2].isfinite().any())
 
 
 def test_episode_returns_run_over_windows() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from rfo.algo.base import Stopwatch, require
@@ -31,15 +32,19 @@ class ShortHorizonConfig(ValuedConfig):
     Attributes:
         observation_gradient: "attached", or "detached" as in D.Va (arXiv 2505.10646): the policy's observation is cut
             from the graph, and the gradient flows through the dynamics alone [P].
+        value_gradient: Share of the value's gradient that the actor climbs at the end of a window [E]; 1 as published
+            [P]. At 0 the actor climbs the window's rewards alone.
         value_start: The critics begin at "zero" [C], or at what the first window's mean "reward" is worth if it lasts
             for ever [I], for tasks whose reward is a large constant and a small rest.
     """
 
     observation_gradient: Literal["attached", "detached"] = "attached"
+    value_gradient: float = 1.0
     value_start: Literal["zero", "reward"] = "zero"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, ("value_gradient",), lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         require(self, ("value_start",), lambda value: value in ("zero", "reward"), "must be zero or reward")
         if self.value_start == "reward" and self.gamma == 1.0:
             raise UsageError("algo.value_start is reward, which needs a gamma below 1: a constant reward has no value")
@@ -98,6 +103,7 @@ class ShortHorizonLearner(ValuedLearner[ShortHorizonT]):
         critic = self.value_fit.bootstrap
         with frozen(critic):
             value = critic.mean(normalization(closing))
+        value = torch.lerp(value.detach(), value, config.value_gradient)
         weights = discount_weights(window.done, gamma=config.gamma, dtype=self.dtype)
         return -surrogate_return(window.reward, weights, rows, value, gamma=config.gamma)
 

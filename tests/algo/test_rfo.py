@@ -15,6 +15,7 @@ from rfo.algo.rfo import RFO, RFOConfig
 from rfo.core.errors import UsageError
 from rfo.core.shell import VectorEnv
 from rfo.core.task import Observation, State, Task, TaskSpec
+from rfo.data.returns import discount_weights
 from rfo.policy.critics import TwinCritic
 
 SMALL = RFOConfig(horizon=4, flow_steps=3, actor_hidden=(16, 16), critic_hidden=(16, 16), critic_epochs=2)
@@ -82,6 +83,28 @@ def test_regularizers_without_weight_leave_the_gradient_bitwise_unchanged() -> N
     annealed = _gradient(replace(SMALL, regularizer_anneal=2.0), 0.5)
     assert all(torch.equal(a, b) for a, b in zip(plain, annealed, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(plain, _gradient(SMALL, 0.0), strict=True))
+
+
+def test_a_share_of_the_values_gradient_is_linear_and_none_climbs_the_rewards_alone() -> None:
+    """The gradient is that of the rewards plus the share times the value's; the loss itself stays what it was."""
+    plain = replace(SMALL, c_past=0.0, c_uni=0.0)
+    none, half, whole = (_gradient(replace(plain, value_gradient=share), 0.0) for share in (0.0, 0.5, 1.0))
+    for a, b, c in zip(none, half, whole, strict=True):
+        torch.testing.assert_close(b, (a + c) / 2.0)
+    algo, env = _learner(replace(plain, value_gradient=0.0))
+    _loosen(algo)
+    window = algo.collect(env, algo.normalizer.snapshot())
+    weights = discount_weights(window.done, gamma=plain.gamma, dtype=algo.dtype)
+    rewards = -(weights * window.reward).sum() / window.reward.numel()
+    alone = torch.autograd.grad(rewards, list(algo.policy.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(none, alone, strict=True))
+
+
+def test_a_limit_that_nothing_exceeds_leaves_the_gradient_bitwise_unchanged() -> None:
+    """`action_gradient_limit` touches outliers only."""
+    unlimited, wide, narrow = (_gradient(replace(SMALL, action_gradient_limit=x), 0.0) for x in (None, 1e9, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(unlimited, wide, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(unlimited, narrow, strict=True))
 
 
 def test_regularizers_do_not_shift_the_rollouts_noise() -> None:

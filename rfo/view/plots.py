@@ -65,7 +65,9 @@ def plot_curve(
         raise UsageError("plot: name at least one run and one key to plot")
     panels = [(column, key) for key in keys for column in ([x] if isinstance(x, str) else x)]
     names = {column: column.replace("_", " ") for column, _ in panels} | dict(labels or {})
-    figure = Figure(figsize=(5.6 * len(panels), 3.7), dpi=150, layout="constrained")
+    named = len(runs) > 1 or bool(next(iter(runs)))
+    legend_rows = math.ceil(len(runs) / len(panels)) if named else 0
+    figure = Figure(figsize=(5.6 * len(panels), 3.6 + 0.2 * legend_rows), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (column, key) in zip(axes, panels, strict=True):
         drawn = False
@@ -80,8 +82,11 @@ def plot_curve(
                 f"plot: no run has both {column!r} and {key!r}; there are: {', '.join(known) or 'no rows'}"
             )
         _style(axis, names[column], names.get(key, key))
-    if len(runs) > 1 or next(iter(runs)):
-        axes[0].legend(frameon=False, fontsize=9, labelcolor=_INK)
+    if named:
+        entries = axes[0].get_legend_handles_labels()
+        # Below: with many groups there is no empty corner in a panel.
+        below = {"loc": "outside lower center", "ncols": len(panels)}
+        figure.legend(*entries, frameon=False, fontsize=9, labelcolor=_INK, **below)
     if title:
         figure.suptitle(title, color=_INK, fontsize=12)
     return figure

@@ -42,8 +42,8 @@ class LearnerConfig:
         betas: Moment decays of AdamW [C].
         weight_decay: Weight decay of AdamW [E].
         grad_clip: Largest gradient norm, of the actor and of the critics [C].
-        action_gradient_limit: Longest gradient of the return to one environment's action, in medians over all of them
-            at the same step; of a longer one the direction is kept [E]. null leaves all as they are [C]. PPO has none.
+        action_gradient_limit: Longest gradient of the return to one environment's action, in medians over those that
+            have one at that step; of a longer one the direction is kept [E]. null leaves all as they are [C].
         points: Point sets are "pooled" by a network per point and a mean, as SAPO reads them [P], or read "flat", every
             coordinate by itself, where a point is always the same vertex or particle [I]: a fifteenth of the work.
         normalizer_floor: Smallest standard deviation by which an observation is divided [E].

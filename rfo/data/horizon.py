@@ -102,7 +102,7 @@ def limit_gradient(action: Tensor, limit: float | None) -> Tensor:
 
     Args:
         action: Shape [N, A].
-        limit: Longest gradient of one environment, in medians over all of them; None for no limit.
+        limit: Longest gradient of one environment, in medians over those that have one; None for no limit.
     """
     if limit is None:
         return action
@@ -119,9 +119,9 @@ class _LimitedGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         length = gradient.norm(dim=-1, keepdim=True)
-        # Without a gradient there is nothing to shorten: 0 / 0 is kept from being asked, not-a-numbers are not.
-        share = ctx.limit * length.median() / length.clamp(min=torch.finfo(length.dtype).tiny)
-        return gradient * share.clamp(max=1.0), None
+        longest = ctx.limit * length.masked_fill(length == 0, torch.nan).nanmedian()
+        # What is not a number is longer than nothing, and so stays what it is.
+        return gradient * torch.where(length > longest, longest / length, 1.0), None
 
 
 def flatten_batch(observation: Observation) -> Observation:

@@ -91,6 +91,9 @@ def test_outlying_action_gradients_are_shortened_and_keep_their_direction() -> N
     assert gradient[2].tolist() == [1.2, 1.6]  # the median is 1
     rest = [0, 1, 3, 4]
     assert torch.equal(gradient[rest], arriving[rest])
+    arriving[[0, 1, 3]] = 0.0
+    (gradient,) = torch.autograd.grad(limit_gradient(action, 2.0), action, arriving)
+    assert torch.equal(gradient, arriving)  # one among many without a gradient is no outlier
 
 
 def test_without_gradients_there_is_nothing_to_shorten_and_what_is_not_a_number_stays_one() -> None:

@@ -97,8 +97,7 @@ def collect_window(
 def limit_gradient(action: Tensor, limit: float | None) -> Tensor:
     """Returns the action, whose gradient from what follows is shortened where it is an outlier among environments.
 
-    A path through hard contact can have a gradient many times that of its neighbours, and then decides alone where a
-    whole batch goes.
+    One with a gradient many times that of its neighbours would decide alone where a whole batch goes.
 
     Args:
         action: Shape [N, A].

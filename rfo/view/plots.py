@@ -83,10 +83,9 @@ def plot_curve(
             )
         _style(axis, names[column], names.get(key, key))
     if named:
-        entries = axes[0].get_legend_handles_labels()
         # Below: with many groups there is no empty corner in a panel.
-        below = {"loc": "outside lower center", "ncols": len(panels)}
-        figure.legend(*entries, frameon=False, fontsize=9, labelcolor=_INK, **below)
+        place, entries = "outside lower center", axes[0].get_legend_handles_labels()
+        figure.legend(*entries, loc=place, ncols=len(panels), frameon=False, fontsize=9, labelcolor=_INK)
     if title:
         figure.suptitle(title, color=_INK, fontsize=12)
     return figure

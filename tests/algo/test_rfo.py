@@ -98,6 +98,10 @@ def test_a_share_of_the_values_gradient_is_linear_and_none_climbs_the_rewards_al
     rewards = -(weights * window.reward).sum() / window.reward.numel()
     alone = torch.autograd.grad(rewards, list(algo.policy.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(none, alone, strict=True))
+    whole_algo, _ = _learner(plain)
+    whole_algo.load_state_dict(algo.state_dict())
+    normalization = algo.normalizer.snapshot()
+    assert torch.equal(algo.pathwise_loss(window, normalization), whole_algo.pathwise_loss(window, normalization))
 
 
 def test_a_limit_that_nothing_exceeds_leaves_the_gradient_bitwise_unchanged() -> None:
@@ -237,7 +241,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
 
 def test_bad_configurations_are_refused_in_words() -> None:
     """Impossible figures, a task without gradients, and unequal types name what is wrong."""
-    for bad in ({"horizon": 0}, {"gamma": 1.5}, {"uniform_bound": 1.0}, {"solver": "heun"}, {"actor_lr": 0.0}):
+    shared = (
+        {"horizon": 0},
+        {"gamma": 1.5},
+        {"actor_lr": 0.0},
+        {"action_gradient_limit": 0.0},
+        {"value_gradient": 1.5},
+    )
+    for bad in (*shared, {"uniform_bound": 1.0}, {"solver": "heun"}):
         with pytest.raises(UsageError, match=f"algo.{next(iter(bad))}"):
             replace(SMALL, **bad)
     with pytest.raises(UsageError, match="not differentiable"):
